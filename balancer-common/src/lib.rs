@@ -1,0 +1,10 @@
+//! What balancer's XDP program and its daemon share: the types in the maps, the views of packets and the decision.
+//!
+//! Everything here is `no_std` and is tested on the host, so that what the kernel runs is what the tests ran.
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
+
+pub mod decide;
+pub mod hash;
+pub mod types;
+pub mod wire;

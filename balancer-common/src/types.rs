@@ -1,0 +1,299 @@
+//! Keys and values of the BPF maps.
+//!
+//! `repr(C)`, every byte named, integers for flags: what is here is read by the XDP program, by the daemon and, through
+//! BTF, by `bpftool map dump`. Ports are in host byte order, addresses in network byte order. Loads are basis points of a
+//! server's capacity (10,000 = 100 %) and may exceed it.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// 100 % of a server's capacity, in basis points.
+pub const FULL: u32 = 10_000;
+
+/// Peers that a server can know at one time.
+pub const MAX_PEERS: u32 = 256;
+
+/// Services that a server can offer.
+pub const MAX_SERVICES: u32 = 16;
+
+/// An IPv4 (as `::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2) or IPv6 address.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// Network byte order.
+    pub octets: [u8; 16],
+}
+
+impl Address {
+    /// The address `a.b.c.d` whose octets, read big-endian, are `bits`.
+    #[inline(always)]
+    pub const fn v4(bits: u32) -> Self {
+        let [a, b, c, d] = bits.to_be_bytes();
+        Self {
+            octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
+        }
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        let octets = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        Self { octets }
+    }
+}
+
+impl From<Ipv4Addr> for Address {
+    fn from(address: Ipv4Addr) -> Self {
+        IpAddr::V4(address).into()
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        Ipv6Addr::from(address.octets).to_canonical()
+    }
+}
+
+/// One flow: protocol, both addresses and ports. Key of `HALF_OPEN` and `FLOWS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Where the flow comes from.
+    pub client: Address,
+    /// The address of ours that it is for.
+    pub identity: Address,
+    /// The client's port.
+    pub client_port: u16,
+    /// The service's port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always 0.
+    pub padding: [u8; 3],
+}
+
+/// Where a steered flow goes. Value of `HALF_OPEN` and `FLOWS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// `CLOCK_MONOTONIC` of the last packet, in nanoseconds.
+    pub last_seen_ns: u64,
+    /// Index into `PEERS`.
+    pub peer: u32,
+    /// Index into `SERVICES`.
+    pub service: u32,
+}
+
+/// What the whole program goes by. The only entry of `SETTINGS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// A peer whose last report is older than this many nanoseconds gets no new flows.
+    pub timeout_ns: u64,
+    /// Cookie of the network namespace whose sockets are counted (`SO_NETNS_COOKIE`).
+    pub netns_cookie: u64,
+    /// Secret that the choice among peers is made with, so that no client can aim its flows at one of them.
+    pub seed: u64,
+    /// One more than the highest index in use in `PEERS`.
+    pub peers: u32,
+    /// How packets leave: 0 `XDP_TX`, 1 `bpf_redirect` to the interface that they came from (for veth).
+    pub redirect: u32,
+}
+
+/// Which services listen on one port, by protocol. Value of `PORTS`, which is indexed by port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Port {
+    /// One more than the index into `SERVICES`; 0 is none.
+    pub tcp: u8,
+    /// One more than the index into `SERVICES`; 0 is none.
+    pub udp: u8,
+}
+
+/// An address of the cluster. Value of `IDENTITIES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// 1: this server holds it and decides on its flows. 0: it is a peer's.
+    pub held: u32,
+    /// Index into `PEERS` of the server that holds it; meaningless where `held` is 1.
+    pub peer: u32,
+}
+
+/// A service as the daemon sets it. Value of `SERVICES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// What one open connection adds to the load, in 1/65,536 of a basis point: `(10,000 << 16) / capacity`.
+    pub cost: u32,
+    /// The daemon's last sample of this server's load (CPU and the like), in basis points.
+    pub sample: u32,
+    /// Overload level (S203), in basis points: up to it this server keeps every flow.
+    pub overload: u32,
+    /// Margin (S206), in basis points: a peer must be lower by more than this.
+    pub margin: u32,
+    /// A [`Policy`](crate::decide::Policy).
+    pub policy: u32,
+    /// 1: the local service is healthy and not draining; 0: any healthy peer is better than this server.
+    pub ready: u32,
+}
+
+/// A service's connections, counted in the kernel. Value of `CONNECTIONS`, which is indexed as `SERVICES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Connections accepted here and not yet closed.
+    pub open: u64,
+    /// First packets that went to the local stack.
+    pub arrived: u64,
+    /// Of these, those that became connections.
+    pub established: u64,
+    /// Of these, those that the daemon gave up waiting for.
+    pub given_up: u64,
+}
+
+impl Connections {
+    /// Open connections and those in the making.
+    #[inline(always)]
+    pub fn total(&self) -> u64 {
+        let done = self.established.wrapping_add(self.given_up);
+        // The counters are read one after another while others write: less than nothing is nothing.
+        let pending = self.arrived.wrapping_sub(done) as i64;
+        let open = self.open as i64;
+        (if pending > 0 { pending as u64 } else { 0 }) + (if open > 0 { open as u64 } else { 0 })
+    }
+}
+
+/// [`Peer::state`]: no such peer.
+pub const PEER_NONE: u32 = 0;
+/// [`Peer::state`]: its reports arrive, or its host answers though its reports don't.
+pub const PEER_ALIVE: u32 = 1;
+/// [`Peer::state`]: its host is dead. Its flows fall back to the local stack.
+pub const PEER_DEAD: u32 = 2;
+
+/// A peer. Value of `PEERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// The peer's server id.
+    pub id: u64,
+    /// `CLOCK_MONOTONIC` of this host when its last report came in, in nanoseconds.
+    pub last_report_ns: u64,
+    /// [`PEER_NONE`], [`PEER_ALIVE`] or [`PEER_DEAD`].
+    pub state: u32,
+    /// Interface of this host that the peer is linked to.
+    pub interface: u32,
+    /// The peer's Ethernet address on that link.
+    pub mac: [u8; 6],
+    /// Always 0.
+    pub padding: [u8; 2],
+}
+
+/// A peer's Ethernet address. Key of `PEER_MACS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Mac {
+    /// The address.
+    pub octets: [u8; 6],
+    /// Always 0.
+    pub padding: [u8; 2],
+}
+
+/// [`PeerLoad::flags`]: the peer offers the service.
+pub const OFFERED: u32 = 1;
+/// [`PeerLoad::flags`]: the service is healthy there, and the peer is not draining.
+pub const READY: u32 = 2;
+
+/// What a peer last said of one of our services. Value of `LOADS`, indexed by `peer * MAX_SERVICES + service`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerLoad {
+    /// Its load, in basis points.
+    pub load: u32,
+    /// What one connection adds to its load, in 1/65,536 of a basis point.
+    pub cost: u32,
+    /// Flows that we steered to it since that report.
+    pub sent: u32,
+    /// Its capacity relative to the largest peer's, 65,535 being the same.
+    pub weight: u32,
+    /// [`OFFERED`], [`READY`].
+    pub flags: u32,
+    /// Always 0.
+    pub padding: u32,
+}
+
+/// Packets by what became of them, for each service. Value of `COUNTERS`, which is per CPU and indexed as `PORTS` names
+/// services: entry 0 is for packets of no service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Not for a service or an address of ours.
+    pub not_ours: u64,
+    /// Of a flow with no entry: the local stack's.
+    pub local: u64,
+    /// Steered here by a peer.
+    pub guest: u64,
+    /// New flow kept: own load at or below the overload level (S204).
+    pub kept_below_level: u64,
+    /// New flow kept: no peer is lower by the margin (S206), or none is fit at all.
+    pub kept_no_candidate: u64,
+    /// New flow kept: its client is a server of the cluster.
+    pub kept_for_peer: u64,
+    /// First packet of a flow that was kept before, again.
+    pub kept_repeated: u64,
+    /// New flow steered: a peer was lower by more than the margin (S209).
+    pub steered_new: u64,
+    /// New flow steered: the local service is down or draining.
+    pub steered_not_ready: u64,
+    /// First packet of a flow that was steered before, again.
+    pub steered_repeated: u64,
+    /// Packet of a steered flow sent on.
+    pub steered: u64,
+    /// Packet of a steered flow whose peer is dead: left to the local stack.
+    pub fallen_back: u64,
+    /// Frame of a peer's that would have been steered again: left to the local stack.
+    pub not_steered_twice: u64,
+    /// Malformed, or with IP options: left to the local stack.
+    pub odd: u64,
+    /// A map refused an entry: left to the local stack.
+    pub errors: u64,
+}
+
+/// Flows and packets sent to one peer. Value of `PEER_COUNTERS`, which is per CPU and indexed as `PEERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerCounters {
+    /// New flows.
+    pub flows: u64,
+    /// Packets, the first ones included.
+    pub packets: u64,
+}
+
+macro_rules! map_type {
+    ($($type:ty: $size:literal),* $(,)?) => {$(
+        const _: () = assert!(size_of::<$type>() == $size);
+
+        // SAFETY: repr(C), integers and arrays of them only, no implicit padding (the size is asserted above), and any
+        // bytes make a value.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $type {}
+    )*};
+}
+
+map_type! {
+    Address: 16,
+    FlowKey: 40,
+    Flow: 16,
+    Settings: 32,
+    Port: 2,
+    Identity: 8,
+    Service: 24,
+    Connections: 32,
+    Peer: 32,
+    Mac: 8,
+    PeerLoad: 24,
+    Counters: 120,
+    PeerCounters: 16,
+}
