@@ -27,9 +27,9 @@ impl Address {
     /// The address `a.b.c.d` whose octets, read big-endian, are `bits`.
     #[inline(always)]
     pub const fn v4(bits: u32) -> Self {
-        let [a, b, c, d] = bits.to_be_bytes();
+        // Two stores of eight bytes, where an array expression would become sixteen of one.
         Self {
-            octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
+            octets: (0xffff_0000_0000 | bits as u128).to_be_bytes(),
         }
     }
 }
@@ -152,6 +152,8 @@ pub struct Connections {
     pub established: u64,
     /// Of these, those that the daemon gave up waiting for.
     pub given_up: u64,
+    /// First packets that were steered.
+    pub steered: u64,
 }
 
 impl Connections {
@@ -290,7 +292,7 @@ map_type! {
     Port: 2,
     Identity: 8,
     Service: 24,
-    Connections: 32,
+    Connections: 40,
     Peer: 32,
     Mac: 8,
     PeerLoad: 24,

@@ -1,5 +1,57 @@
-//! The program.
+//! balancer in the kernel: `steer` decides on packets as they come in, `count_connections` counts what they become.
+//!
+//! This crate only reads packets, looks maps up and carries verdicts out. What is decided, and by which rule, is in
+//! `balancer-common`, where it is tested on the host.
 #![no_std]
 #![no_main]
+// Rust has no atomics for a target without compare-and-swap, and BPF counts as one.
+#![feature(asm_experimental_arch)]
+
+mod atomic;
+mod connections;
+mod maps;
+mod packet;
+mod steer;
+
+use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
+use aya_ebpf::helpers::bpf_redirect;
+use aya_ebpf::macros::{sock_ops, xdp};
+use aya_ebpf::programs::{SockOpsContext, XdpContext};
+
+use crate::packet::XdpFrame;
+use crate::steer::Fate;
+
+/// The way of a packet. Whatever goes wrong, the packet is the local stack's.
+#[xdp]
+pub fn steer(ctx: XdpContext) -> u32 {
+    let frame = XdpFrame::new(&ctx);
+    match steer::fate(&frame) {
+        Fate::Local => XDP_PASS,
+        Fate::Forward { mac, redirect } => match frame.readdress(mac) {
+            None => XDP_PASS,
+            Some(()) if redirect => {
+                // SAFETY: a plain helper call.
+                unsafe { bpf_redirect(frame.interface(), 0) as u32 }
+            }
+            Some(()) => XDP_TX,
+        },
+    }
+}
+
+/// The way of a connection: opened, closed.
+#[sock_ops]
+pub fn count_connections(ctx: SockOpsContext) -> u32 {
+    connections::count(&ctx);
+    1
+}
+
+#[cfg(not(test))]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! { loop {} }
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // The verifier refuses a program that could get here.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
