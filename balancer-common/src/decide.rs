@@ -17,7 +17,12 @@ pub enum Policy {
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Self; 4] = [Self::LeastLoad, Self::TwoChoices, Self::BelowLevel, Self::RoundRobin];
+    pub const ALL: [Self; 4] = [
+        Self::LeastLoad,
+        Self::TwoChoices,
+        Self::BelowLevel,
+        Self::RoundRobin,
+    ];
 
     /// The policy that is called `name` in files and commands.
     pub fn from_name(name: &str) -> Option<Self> {

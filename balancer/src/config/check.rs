@@ -39,7 +39,10 @@ pub enum CheckKind {
 
 /// `check = { ... }`
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table: write it in braces, as in { tcp = \"127.0.0.1:80\" }"
+)]
 pub(super) struct CheckTable {
     tcp: Option<TcpTarget>,
     http: Option<HttpTarget>,
@@ -64,8 +67,12 @@ impl CheckTable {
         };
         Ok(Check {
             kind,
-            every: table.every.map_or(Duration::from_secs(1), Interval::duration),
-            timeout: table.timeout.map_or(Duration::from_millis(500), Interval::duration),
+            every: table
+                .every
+                .map_or(Duration::from_secs(1), Interval::duration),
+            timeout: table
+                .timeout
+                .map_or(Duration::from_millis(500), Interval::duration),
             rise: table.rise.map_or(2, |Count(rise)| rise),
             fall: table.fall.map_or(3, |Count(fall)| fall),
         })
@@ -75,36 +82,44 @@ impl CheckTable {
 struct Count(u32);
 
 impl Value for Count {
-    const WANTED: &'static str = "a count of checks: write 1 to 100, without quotes";
+    const WANTED: &'static str = "a count of checks: write a whole number from 1 to 100";
     const QUOTED: bool = false;
 
     fn read(text: &str) -> Option<Self> {
-        text.parse().ok().filter(|count| (1..=100).contains(count)).map(Self)
+        text.parse()
+            .ok()
+            .filter(|count| (1..=100).contains(count))
+            .map(Self)
     }
 }
 
 struct TcpTarget(SocketAddr);
 
 impl Value for TcpTarget {
-    const WANTED: &'static str = "an address to check: write ADDRESS:PORT, as in \"127.0.0.1:80\" or \"[::1]:80\"";
+    const WANTED: &'static str =
+        "an address to check: write ADDRESS:PORT, as in \"127.0.0.1:80\" or \"[::1]:80\"";
 
     fn read(text: &str) -> Option<Self> {
-        text.parse().ok().filter(|address: &SocketAddr| address.port() != 0).map(Self)
+        text.parse()
+            .ok()
+            .filter(|address: &SocketAddr| address.port() != 0)
+            .map(Self)
     }
 }
 
 struct HttpTarget(Uri);
 
 impl Value for HttpTarget {
-    const WANTED: &'static str =
-        "a URL to check: write http://HOST:PORT/PATH, as in \"http://127.0.0.1:80/healthz\" (https can't be checked yet)";
+    const WANTED: &'static str = "a URL to check: write http://HOST:PORT/PATH, as in \"http://127.0.0.1:80/healthz\" (https can't be checked yet)";
 
     fn read(text: &str) -> Option<Self> {
         let url: Uri = text.parse().ok()?;
         let (authority, host) = (url.authority()?.as_str(), url.host()?);
         // What `Uri` lets pass here are credentials and ports beyond 65535.
         let plain = authority == host
-            || url.port_u16().is_some_and(|port| port != 0 && authority == format!("{host}:{port}"));
+            || url
+                .port_u16()
+                .is_some_and(|port| port != 0 && authority == format!("{host}:{port}"));
         (plain && !host.is_empty() && url.scheme_str() == Some("http")).then_some(Self(url))
     }
 }

@@ -57,10 +57,22 @@ impl Problem {
         if let Some(message) = unknown_key(message) {
             return Self { span, message };
         }
-        if text.get(span.clone()).is_some_and(|there| there.starts_with("[service]")) {
-            return Self::new(span, "there may be several services: write [[service]], with two brackets");
+        if text
+            .get(span.clone())
+            .is_some_and(|there| there.starts_with("[service]"))
+        {
+            return Self::new(
+                span,
+                "there may be several services: write [[service]], with two brackets",
+            );
         }
-        Self::new(span, message)
+        Self::new(
+            span,
+            message.replace(
+                "expected a sequence",
+                "expected a list: write it in brackets",
+            ),
+        )
     }
 
     /// With the place in lines and columns.
@@ -78,7 +90,11 @@ impl Problem {
 
 /// serde's 'unknown field `a`, expected one of `b`, `c`' with the nearest of the known ones, if one is near.
 fn unknown_key(message: &str) -> Option<String> {
-    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let mut quoted = message
+        .strip_prefix("unknown field ")?
+        .split('`')
+        .skip(1)
+        .step_by(2);
     let unknown = quoted.next()?;
     let known: Vec<_> = quoted.collect();
     let nearest = known

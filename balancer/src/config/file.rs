@@ -47,7 +47,11 @@ struct File {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "a table: write [server] on a line of its own"
+)]
 struct ServerTable {
     name: Option<Name>,
     interfaces: Vec<Spanned<InterfaceName>>,
@@ -67,7 +71,11 @@ impl ServerTable {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "a table: write [levels] on a line of its own"
+)]
 struct LevelsTable {
     overload: Option<Level>,
     margin: Option<Margin>,
@@ -75,7 +83,11 @@ struct LevelsTable {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "a table: write [exchange] on a line of its own"
+)]
 struct ExchangeTable {
     group: Option<Group>,
     peers: Option<Spanned<Vec<Spanned<PeerAddress>>>>,
@@ -93,7 +105,8 @@ impl ExchangeTable {
         };
         match (self.group, self.peers) {
             (Some(_), Some(peers)) => {
-                let message = "peers are reached through a group or one by one: write either group or peers";
+                let message =
+                    "peers are reached through a group or one by one: write either group or peers";
                 return Err(Problem::new(peers.span(), message));
             }
             (Some(Group(group)), None) => exchange.conversation = Conversation::Group(group),
@@ -118,11 +131,14 @@ impl ExchangeTable {
 struct Periods(u32);
 
 impl Value for Periods {
-    const WANTED: &'static str = "a time-out in periods: write 2 to 100, without quotes";
+    const WANTED: &'static str = "a time-out in periods: write a whole number from 2 to 100";
     const QUOTED: bool = false;
 
     fn read(text: &str) -> Option<Self> {
-        text.parse().ok().filter(|periods| (2..=100).contains(periods)).map(Self)
+        text.parse()
+            .ok()
+            .filter(|periods| (2..=100).contains(periods))
+            .map(Self)
     }
 }
 
@@ -132,14 +148,20 @@ fn peers(list: Spanned<Vec<Spanned<PeerAddress>>>) -> Result<Vec<SocketAddr>, Pr
     distinct(&list, |PeerAddress(peer)| *peer)?;
     let port = |peer: &Spanned<PeerAddress>| peer.get_ref().0.port();
     if let Some(odd) = list.iter().find(|peer| port(peer) != port(&list[0])) {
-        let message = format!("all peers use one port: write port {}, as with the first peer", port(&list[0]));
+        let message = format!(
+            "all peers use one port: write port {}, as with the first peer",
+            port(&list[0])
+        );
         return Err(Problem::new(odd.span(), message));
     }
     Ok(list.into_iter().map(|peer| peer.into_inner().0).collect())
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table: write [[service]] on a line of its own"
+)]
 struct ServiceTable {
     name: Option<Spanned<Name>>,
     ports: Option<Spanned<Vec<Spanned<PortRange>>>>,
@@ -159,17 +181,26 @@ fn services(tables: Vec<Spanned<ServiceTable>>, levels: Levels) -> Result<Vec<Se
         let header = table.span();
         let table = table.into_inner();
         let Some(name) = table.name else {
-            return Err(Problem::new(header, "this service has no name: add one, as in name = \"www\""));
+            return Err(Problem::new(
+                header,
+                "this service has no name: add one, as in name = \"www\"",
+            ));
         };
         let Some(ports) = table.ports else {
-            return Err(Problem::new(header, "this service has no ports: add some, as in ports = [\"80/tcp\"]"));
+            return Err(Problem::new(
+                header,
+                "this service has no ports: add some, as in ports = [\"80/tcp\"]",
+            ));
         };
         if let Some(time) = table.affinity_time {
             let message = "affinity_time goes with affinity = \"client\", which is not supported yet: leave it out";
             return Err(Problem::new(time.span(), message));
         }
         let ports = filled(ports, "\"80/tcp\"")?;
-        places.push((name.span(), ports.iter().map(Spanned::span).collect::<Vec<_>>()));
+        places.push((
+            name.span(),
+            ports.iter().map(Spanned::span).collect::<Vec<_>>(),
+        ));
         services.push(Service {
             name: name.into_inner(),
             ports: values(ports),
@@ -190,7 +221,9 @@ fn services(tables: Vec<Spanned<ServiceTable>>, levels: Levels) -> Result<Vec<Se
 /// The list, if it isn't empty.
 fn filled<T>(list: Spanned<Vec<T>>, example: &str) -> Result<Vec<T>, Problem> {
     if list.get_ref().is_empty() {
-        let message = format!("this list is empty: write at least one, as in [{example}], or leave the line out");
+        let message = format!(
+            "this list is empty: write at least one, as in [{example}], or leave the line out"
+        );
         return Err(Problem::new(list.span(), message));
     }
     Ok(list.into_inner())

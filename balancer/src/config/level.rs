@@ -22,11 +22,12 @@ impl Level {
 }
 
 impl Value for Level {
-    const WANTED: &'static str =
-        "an overload level: write 0% to 1000%, with at most two decimals, as in \"50%\" or \"62.5%\"";
+    const WANTED: &'static str = "an overload level: write 0% to 1000%, with at most two decimals, as in \"50%\" or \"62.5%\"";
 
     fn read(text: &str) -> Option<Self> {
-        percentage(text).filter(|points| *points <= Self::MAX).map(Self)
+        percentage(text)
+            .filter(|points| *points <= Self::MAX)
+            .map(Self)
     }
 }
 
@@ -55,7 +56,8 @@ impl Margin {
 }
 
 impl Value for Margin {
-    const WANTED: &'static str = "a margin: write 0% to 100%, with at most two decimals, as in \"20%\" or \"12.5%\"";
+    const WANTED: &'static str =
+        "a margin: write 0% to 100%, with at most two decimals, as in \"20%\" or \"12.5%\"";
 
     fn read(text: &str) -> Option<Self> {
         percentage(text)
@@ -76,7 +78,8 @@ impl PolicyName {
 }
 
 impl Value for PolicyName {
-    const WANTED: &'static str = "a policy: write least-load, two-choices, below-level or round-robin";
+    const WANTED: &'static str =
+        "a policy: write least-load, two-choices, below-level or round-robin";
 
     fn read(text: &str) -> Option<Self> {
         Policy::from_name(text).map(Self)
@@ -96,7 +99,12 @@ pub struct Levels {
 
 impl Levels {
     /// These levels, with what is given in place of what was.
-    pub(super) fn or(self, overload: Option<Level>, margin: Option<Margin>, policy: Option<PolicyName>) -> Self {
+    pub(super) fn or(
+        self,
+        overload: Option<Level>,
+        margin: Option<Margin>,
+        policy: Option<PolicyName>,
+    ) -> Self {
         Self {
             overload: overload.unwrap_or(self.overload),
             margin: margin.map_or(self.margin, Margin::level),
@@ -125,7 +133,11 @@ fn percentage(text: &str) -> Option<u32> {
         return None;
     }
     let hundredths: u32 = format!("{decimals:0<2}").parse().ok()?;
-    whole.parse::<u32>().ok()?.checked_mul(100)?.checked_add(hundredths)
+    whole
+        .parse::<u32>()
+        .ok()?
+        .checked_mul(100)?
+        .checked_add(hundredths)
 }
 
 #[cfg(test)]
@@ -156,7 +168,20 @@ mod tests {
         assert_eq!(points("62.5%"), Some(6_250));
         assert_eq!(points("0.05%"), Some(5));
         assert_eq!(points("1000%"), Some(100_000));
-        for text in ["", "%", "50", "-1%", "+1%", ".5%", "5.%", "1.234%", "1000.01%", "99999999999%", "50 %", "٥%"] {
+        for text in [
+            "",
+            "%",
+            "50",
+            "-1%",
+            "+1%",
+            ".5%",
+            "5.%",
+            "1.234%",
+            "1000.01%",
+            "99999999999%",
+            "50 %",
+            "٥%",
+        ] {
             assert_eq!(points(text), None, "{text}");
         }
         assert!("100%".parse::<Margin>().is_ok());

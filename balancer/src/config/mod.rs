@@ -139,14 +139,20 @@ impl Config {
             self.server.interfaces = flags.interfaces;
         }
         if !flags.identities.is_empty() {
-            distinct("--identity", &flags.identities, |identity| identity.address())?;
+            distinct("--identity", &flags.identities, |identity| {
+                identity.address()
+            })?;
             self.server.identities = flags.identities;
         }
         if !flags.keys.is_empty() {
             self.exchange.keys = flags.keys;
         }
         if !flags.services.is_empty() {
-            self.services = flags.services.into_iter().map(|spec| spec.resolve(self.levels)).collect();
+            self.services = flags
+                .services
+                .into_iter()
+                .map(|spec| spec.resolve(self.levels))
+                .collect();
             service::agree(&self.services).map_err(|conflict| ConfigError::Flag {
                 flag: "--service",
                 message: conflict.message,

@@ -62,8 +62,7 @@ impl PortRange {
 }
 
 impl Value for PortRange {
-    const WANTED: &'static str =
-        "ports of a service: write PORT/tcp or FIRST-LAST/tcp with 1 to 65535, as in \"80/tcp\" or \"30000-30100/tcp\"";
+    const WANTED: &'static str = "ports of a service: write PORT/tcp or FIRST-LAST/tcp with 1 to 65535, as in \"80/tcp\" or \"30000-30100/tcp\"";
 
     fn read(text: &str) -> Option<Self> {
         let (ports, protocol) = text.split_once('/')?;
@@ -74,13 +73,21 @@ impl Value for PortRange {
         };
         let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
         let (first, last) = (port(first)?, port(last)?);
-        (first <= last).then_some(Self { protocol, first, last })
+        (first <= last).then_some(Self {
+            protocol,
+            first,
+            last,
+        })
     }
 }
 
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { protocol, first, last } = self;
+        let Self {
+            protocol,
+            first,
+            last,
+        } = self;
         if first == last {
             write!(f, "{first}/{protocol}")
         } else {
@@ -111,14 +118,28 @@ mod tests {
 
     #[test]
     fn what_is_no_range_of_ports() {
-        for text in ["", "80", "80/", "/tcp", "0/tcp", "65536/tcp", "+80/tcp", "80/sctp", "80/TCP", "2-1/tcp", "1-2-3/tcp", "-/tcp"] {
+        for text in [
+            "",
+            "80",
+            "80/",
+            "/tcp",
+            "0/tcp",
+            "65536/tcp",
+            "+80/tcp",
+            "80/sctp",
+            "80/TCP",
+            "2-1/tcp",
+            "1-2-3/tcp",
+            "-/tcp",
+        ] {
             assert!(text.parse::<PortRange>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn ranges_overlap_where_they_share_a_port() {
-        let overlap = |a: &str, b: &str| a.parse::<PortRange>().unwrap().overlaps(b.parse().unwrap());
+        let overlap =
+            |a: &str, b: &str| a.parse::<PortRange>().unwrap().overlaps(b.parse().unwrap());
         assert!(overlap("80/tcp", "80/tcp"));
         assert!(overlap("1-10/tcp", "10-20/tcp"));
         assert!(overlap("1-100/tcp", "50/tcp"));

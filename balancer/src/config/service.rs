@@ -39,8 +39,7 @@ pub enum Affinity {
 }
 
 impl Value for Affinity {
-    const WANTED: &'static str =
-        "an affinity of this version: write \"flow\" or leave the line out (\"client\" is not supported yet)";
+    const WANTED: &'static str = "an affinity of this version: write \"flow\" or leave the line out (\"client\" is not supported yet)";
 
     fn read(text: &str) -> Option<Self> {
         (text == "flow").then_some(Self::Flow)
@@ -63,12 +62,14 @@ impl Default for Capacity {
 }
 
 impl Value for Capacity {
-    const WANTED: &'static str =
-        "a capacity: write how many open connections mean 100 %, from 1 to 100000000, without quotes";
+    const WANTED: &'static str = "a capacity: write a whole number from 1 to 100000000, the open connections that mean 100 %";
     const QUOTED: bool = false;
 
     fn read(text: &str) -> Option<Self> {
-        text.parse().ok().filter(|capacity: &NonZeroU32| capacity.get() <= Self::MAX).map(Self)
+        text.parse()
+            .ok()
+            .filter(|capacity: &NonZeroU32| capacity.get() <= Self::MAX)
+            .map(Self)
     }
 }
 
@@ -117,7 +118,8 @@ impl std::str::FromStr for ServiceSpec {
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
         let (mut ports, mut ports_text) = (Vec::new(), Vec::new());
-        let (mut name, mut capacity, mut overload, mut margin, mut policy) = (None, None, None, None, None);
+        let (mut name, mut capacity, mut overload, mut margin, mut policy) =
+            (None, None, None, None, None);
         for part in text.split(',') {
             match part.split_once('=') {
                 None => {
@@ -150,10 +152,17 @@ impl std::str::FromStr for ServiceSpec {
     }
 }
 
-fn once<T: std::str::FromStr<Err = ValueError>>(slot: &mut Option<T>, value: &str, part: &str) -> Result<(), ValueError> {
+fn once<T: std::str::FromStr<Err = ValueError>>(
+    slot: &mut Option<T>,
+    value: &str,
+    part: &str,
+) -> Result<(), ValueError> {
     match slot.replace(value.parse()?) {
         None => Ok(()),
-        Some(_) => Err(ValueError::new(part, "the first of its kind: give each option once")),
+        Some(_) => Err(ValueError::new(
+            part,
+            "the first of its kind: give each option once",
+        )),
     }
 }
 
@@ -169,24 +178,53 @@ pub(super) struct Conflict {
 /// Whether a server can offer all of these services.
 pub(super) fn agree(services: &[Service]) -> Result<(), Conflict> {
     for (index, service) in services.iter().enumerate() {
-        let fault = |ports, message| Err(Conflict { service: index, ports, message });
+        let fault = |ports, message| {
+            Err(Conflict {
+                service: index,
+                ports,
+                message,
+            })
+        };
         if index >= MAX_SERVICES as usize {
-            return fault(None, format!("a server can offer {MAX_SERVICES} services: leave out those from here on"));
+            return fault(
+                None,
+                format!("a server can offer {MAX_SERVICES} services: leave out those from here on"),
+            );
         }
-        if services[..index].iter().any(|earlier| earlier.name == service.name) {
-            return fault(None, format!("there already is a service \"{}\": give this one another name", service.name));
+        if services[..index]
+            .iter()
+            .any(|earlier| earlier.name == service.name)
+        {
+            return fault(
+                None,
+                format!(
+                    "there already is a service \"{}\": give this one another name",
+                    service.name
+                ),
+            );
         }
         for (position, range) in service.ports.iter().enumerate() {
             if range.protocol == Protocol::Udp {
-                let message = format!("\"{range}\": UDP services are not supported yet: write tcp ports or leave it out");
+                let message = format!(
+                    "\"{range}\": UDP services are not supported yet: write tcp ports or leave it out"
+                );
                 return fault(Some(position), message);
             }
-            if let Some(other) = service.ports[..position].iter().find(|other| other.overlaps(*range)) {
-                return fault(Some(position), format!("\"{range}\" overlaps \"{other}\" of the same service: leave one out"));
+            if let Some(other) = service.ports[..position]
+                .iter()
+                .find(|other| other.overlaps(*range))
+            {
+                return fault(
+                    Some(position),
+                    format!("\"{range}\" overlaps \"{other}\" of the same service: leave one out"),
+                );
             }
             let taken = |earlier: &Service| {
                 let other = earlier.ports.iter().find(|other| other.overlaps(*range))?;
-                Some(format!("\"{range}\" overlaps \"{other}\" of service \"{}\": a port is for one service", earlier.name))
+                Some(format!(
+                    "\"{range}\" overlaps \"{other}\" of service \"{}\": a port is for one service",
+                    earlier.name
+                ))
             };
             if let Some(message) = services[..index].iter().find_map(taken) {
                 return fault(Some(position), message);

@@ -93,7 +93,15 @@ macro_rules! value {
 }
 pub(super) use value;
 
-value!(Group, Identity, InterfaceName, Interval, KeyPath, Name, PeerAddress);
+value!(
+    Group,
+    Identity,
+    InterfaceName,
+    Interval,
+    KeyPath,
+    Name,
+    PeerAddress
+);
 
 /// Name of a server or service: 1 to 64 bytes, printable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,11 +128,13 @@ impl Name {
 }
 
 impl Value for Name {
-    const WANTED: &'static str = "a name: write 1 to 64 bytes, printable, with no space at either end";
+    const WANTED: &'static str =
+        "a name: write 1 to 64 bytes, printable, with no space at either end";
 
     fn read(text: &str) -> Option<Self> {
         let fits = (1..=NAME_MAX).contains(&text.len());
-        (fits && text.trim() == text && !text.contains(char::is_control)).then(|| Self(text.to_owned()))
+        (fits && text.trim() == text && !text.contains(char::is_control))
+            .then(|| Self(text.to_owned()))
     }
 }
 
@@ -151,7 +161,8 @@ impl Value for InterfaceName {
 
     fn read(text: &str) -> Option<Self> {
         let fits = (1..=INTERFACE_MAX).contains(&text.len());
-        let odd = text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/' || c == ':');
+        let odd =
+            text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/' || c == ':');
         (fits && !odd && text != "." && text != "..").then(|| Self(text.to_owned()))
     }
 }
@@ -179,14 +190,16 @@ impl Identity {
 }
 
 impl Value for Identity {
-    const WANTED: &'static str =
-        "an identity: write the unicast address of a host with its prefix length, as in \"10.0.0.101/24\"";
+    const WANTED: &'static str = "an identity: write the unicast address of a host with its prefix length, as in \"10.0.0.101/24\"";
 
     fn read(text: &str) -> Option<Self> {
         let net: IpNet = text.parse().ok()?;
         let names_host = match net {
             // A /31 or /32 has neither a network's own address nor a broadcast address (RFC 3021).
-            IpNet::V4(net) => net.prefix_len() >= 31 || (net.addr() != net.network() && net.addr() != net.broadcast()),
+            IpNet::V4(net) => {
+                net.prefix_len() >= 31
+                    || (net.addr() != net.network() && net.addr() != net.broadcast())
+            }
             IpNet::V6(net) => net.addr().to_ipv4_mapped().is_none(),
         };
         (names_host && !net.addr().is_loopback() && is_unicast(net.addr())).then_some(Self(net))
@@ -218,8 +231,7 @@ impl Value for Group {
 pub(super) struct PeerAddress(pub(super) SocketAddr);
 
 impl Value for PeerAddress {
-    const WANTED: &'static str =
-        "a peer: write its unicast address and port, as in \"10.0.1.2:9918\" or \"[2001:db8::2]:9918\"";
+    const WANTED: &'static str = "a peer: write its unicast address and port, as in \"10.0.1.2:9918\" or \"[2001:db8::2]:9918\"";
 
     fn read(text: &str) -> Option<Self> {
         let peer: SocketAddr = text.parse().ok()?;
@@ -239,7 +251,8 @@ impl Interval {
 }
 
 impl Value for Interval {
-    const WANTED: &'static str = "a time from 10ms to 60s: write a whole number and ms, s or m, as in \"500ms\"";
+    const WANTED: &'static str =
+        "a time from 10ms to 60s: write a whole number and ms, s or m, as in \"500ms\"";
 
     fn read(text: &str) -> Option<Self> {
         let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
@@ -250,7 +263,9 @@ impl Value for Interval {
             _ => return None,
         };
         let ms = u64::from_str(number).ok()?.checked_mul(unit_ms)?;
-        (10..=60_000).contains(&ms).then(|| Self(Duration::from_millis(ms)))
+        (10..=60_000)
+            .contains(&ms)
+            .then(|| Self(Duration::from_millis(ms)))
     }
 }
 
@@ -259,7 +274,8 @@ impl Value for Interval {
 pub(super) struct KeyPath(pub(super) PathBuf);
 
 impl Value for KeyPath {
-    const WANTED: &'static str = "a key file: write its whole path, as in \"/etc/balancer/cluster.key\"";
+    const WANTED: &'static str =
+        "a key file: write its whole path, as in \"/etc/balancer/cluster.key\"";
 
     fn read(text: &str) -> Option<Self> {
         (Path::new(text).is_absolute() && !text.contains('\0')).then(|| Self(text.into()))
