@@ -6,7 +6,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use toml::Spanned;
 
 use super::{
-    Config, Conversation, Exchange, Server, Service,
+    Config, Conversation, Exchange, Server, Service, ServiceSpec,
     check::CheckTable,
     error::Problem,
     level::{Level, Levels, Margin, PolicyName},
@@ -28,7 +28,7 @@ pub(super) fn parse(text: &str) -> Result<Config, Problem> {
         services: services(file.service, levels)?,
     };
     if config.services.is_empty() {
-        config.services = vec![service::ServiceSpec::default().resolve(levels)];
+        config.services = vec![ServiceSpec::default().resolve(levels)];
     }
     Ok(config)
 }

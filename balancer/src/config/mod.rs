@@ -1,6 +1,7 @@
 //! The configuration: what the file and the flags say, checked, and in types that hold nothing invalid.
 //!
-//! `value`, `level`, `ports`, `check` and `service` have the parts with their texts, `file` the layout of the TOML file.
+//! `value`, `level`, `ports`, `check` and `service` have the parts with their texts, `file` the layout of the TOML
+//! file, `spec` that of `--service`.
 
 mod check;
 mod error;
@@ -8,6 +9,7 @@ mod file;
 mod level;
 mod ports;
 mod service;
+mod spec;
 mod value;
 
 #[cfg(test)]
@@ -25,7 +27,8 @@ pub use self::{
     error::ConfigError,
     level::{Level, Levels, Margin, Policy, PolicyName},
     ports::{PortRange, Protocol},
-    service::{Affinity, Service, ServiceSpec},
+    service::{Affinity, Service},
+    spec::ServiceSpec,
     value::{Identity, InterfaceName, Interval, Name, ValueError},
 };
 

@@ -1,4 +1,4 @@
-//! A service, from the file or from `--service`.
+//! A service, and what services of one server must not have in common.
 
 use std::num::NonZeroU32;
 
@@ -6,9 +6,9 @@ use balancer_common::types::MAX_SERVICES;
 
 use super::{
     Check,
-    level::{Level, Levels, Margin, PolicyName},
+    level::Levels,
     ports::{PortRange, Protocol},
-    value::{Name, Value, ValueError, value},
+    value::{Name, Value, value},
 };
 
 value!(Affinity, Capacity);
@@ -51,7 +51,7 @@ impl Value for Affinity {
 pub(super) struct Capacity(pub(super) NonZeroU32);
 
 impl Capacity {
-    /// With more than this, one connection would cost too little for the kernel to count (see `Service::cost` of the maps).
+    /// With more, one connection would cost too little for the kernel to count (`Service::cost` of the maps).
     const MAX: u32 = 100_000_000;
 }
 
@@ -73,99 +73,6 @@ impl Value for Capacity {
     }
 }
 
-/// `--service`: ports and options, separated by commas, as in `80/tcp,443/tcp,name=www,capacity=20,policy=least-load`.
-/// The options are `name`, `capacity`, `policy`, `overload` and `margin`. The name is the ports' text, if not given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceSpec {
-    name: Name,
-    ports: Vec<PortRange>,
-    capacity: Capacity,
-    overload: Option<Level>,
-    margin: Option<Margin>,
-    policy: Option<PolicyName>,
-}
-
-impl ServiceSpec {
-    /// The service, with `levels` where the text gives none.
-    pub(super) fn resolve(self, levels: Levels) -> Service {
-        Service {
-            name: self.name,
-            ports: self.ports,
-            capacity: self.capacity.0,
-            affinity: Affinity::Flow,
-            levels: levels.or(self.overload, self.margin, self.policy),
-            check: None,
-        }
-    }
-}
-
-impl Default for ServiceSpec {
-    /// `80/tcp,443/tcp,name=www,capacity=1000`.
-    fn default() -> Self {
-        Self {
-            name: Name::www(),
-            ports: vec![PortRange::tcp(80), PortRange::tcp(443)],
-            capacity: Capacity::default(),
-            overload: None,
-            margin: None,
-            policy: None,
-        }
-    }
-}
-
-impl std::str::FromStr for ServiceSpec {
-    type Err = ValueError;
-
-    fn from_str(text: &str) -> Result<Self, ValueError> {
-        let (mut ports, mut ports_text) = (Vec::new(), Vec::new());
-        let (mut name, mut capacity, mut overload, mut margin, mut policy) =
-            (None, None, None, None, None);
-        for part in text.split(',') {
-            match part.split_once('=') {
-                None => {
-                    ports.push(part.parse()?);
-                    ports_text.push(part);
-                }
-                Some(("name", value)) => once(&mut name, value, part)?,
-                Some(("capacity", value)) => once(&mut capacity, value, part)?,
-                Some(("overload", value)) => once(&mut overload, value, part)?,
-                Some(("margin", value)) => once(&mut margin, value, part)?,
-                Some(("policy", value)) => once(&mut policy, value, part)?,
-                Some(_) => {
-                    let options = "an option of a service: write name=, capacity=, policy=, overload= or margin=";
-                    return Err(ValueError::new(part, options));
-                }
-            }
-        }
-        if ports.is_empty() {
-            let service = "a service: write its ports first, as in \"80/tcp,443/tcp,name=www\"";
-            return Err(ValueError::new(text, service));
-        }
-        Ok(Self {
-            name: name.map_or_else(|| ports_text.join(",").parse(), Ok)?,
-            ports,
-            capacity: capacity.unwrap_or_default(),
-            overload,
-            margin,
-            policy,
-        })
-    }
-}
-
-fn once<T: std::str::FromStr<Err = ValueError>>(
-    slot: &mut Option<T>,
-    value: &str,
-    part: &str,
-) -> Result<(), ValueError> {
-    match slot.replace(value.parse()?) {
-        None => Ok(()),
-        Some(_) => Err(ValueError::new(
-            part,
-            "the first of its kind: give each option once",
-        )),
-    }
-}
-
 /// Why services that are each well written don't do.
 pub(super) struct Conflict {
     /// Index of the service that is to be changed.
@@ -178,57 +85,47 @@ pub(super) struct Conflict {
 /// Whether a server can offer all of these services.
 pub(super) fn agree(services: &[Service]) -> Result<(), Conflict> {
     for (index, service) in services.iter().enumerate() {
-        let fault = |ports, message| {
-            Err(Conflict {
-                service: index,
-                ports,
-                message,
-            })
+        let conflict = |ports, message| Conflict {
+            service: index,
+            ports,
+            message,
         };
+        let (earlier, name) = (&services[..index], &service.name);
         if index >= MAX_SERVICES as usize {
-            return fault(
-                None,
-                format!("a server can offer {MAX_SERVICES} services: leave out those from here on"),
-            );
+            let message =
+                format!("a server can offer {MAX_SERVICES} services: leave out those from here on");
+            return Err(conflict(None, message));
         }
-        if services[..index]
-            .iter()
-            .any(|earlier| earlier.name == service.name)
-        {
-            return fault(
-                None,
-                format!(
-                    "there already is a service \"{}\": give this one another name",
-                    service.name
-                ),
-            );
+        if earlier.iter().any(|other| other.name == *name) {
+            let message =
+                format!("there already is a service \"{name}\": give this one another name");
+            return Err(conflict(None, message));
         }
         for (position, range) in service.ports.iter().enumerate() {
-            if range.protocol == Protocol::Udp {
-                let message = format!(
-                    "\"{range}\": UDP services are not supported yet: write tcp ports or leave it out"
-                );
-                return fault(Some(position), message);
-            }
-            if let Some(other) = service.ports[..position]
-                .iter()
-                .find(|other| other.overlaps(*range))
-            {
-                return fault(
-                    Some(position),
-                    format!("\"{range}\" overlaps \"{other}\" of the same service: leave one out"),
-                );
-            }
-            let taken = |earlier: &Service| {
-                let other = earlier.ports.iter().find(|other| other.overlaps(*range))?;
-                Some(format!(
-                    "\"{range}\" overlaps \"{other}\" of service \"{}\": a port is for one service",
-                    earlier.name
-                ))
-            };
-            if let Some(message) = services[..index].iter().find_map(taken) {
-                return fault(Some(position), message);
-            }
+            usable(*range, &service.ports[..position], earlier)
+                .map_err(|message| conflict(Some(position), message))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a service can have these ports after `own`, which it has, and those of `earlier` services.
+fn usable(range: PortRange, own: &[PortRange], earlier: &[Service]) -> Result<(), String> {
+    if range.protocol == Protocol::Udp {
+        return Err(format!(
+            "\"{range}\": UDP services are not supported yet: write tcp ports or leave it out"
+        ));
+    }
+    if let Some(other) = own.iter().find(|other| other.overlaps(range)) {
+        return Err(format!(
+            "\"{range}\" overlaps \"{other}\" of the same service: leave one out"
+        ));
+    }
+    for Service { name, ports, .. } in earlier {
+        if let Some(other) = ports.iter().find(|other| other.overlaps(range)) {
+            return Err(format!(
+                "\"{range}\" overlaps \"{other}\" of service \"{name}\": a port is for one service"
+            ));
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ mod refused;
 
 const EXAMPLE: &str = include_str!("../../../balancer.toml.example");
 
-/// The sample of the design, every key of it.
+/// Every key, none with its default.
 const SAMPLE: &str = r#"
 [server]
 name = "web1"
@@ -105,6 +105,46 @@ fn every_key_has_its_effect() {
     };
     assert_eq!(parse(SAMPLE).unwrap(), expected);
     assert_eq!(expected.exchange.timeout(), Duration::from_secs(1));
+}
+
+#[test]
+fn defaults_may_be_written_out() {
+    let config = parse(
+        r#"
+        [server]
+        name = "web1"                     # the host name, if unset
+        interfaces = ["eth0"]
+        identities = ["10.0.0.101/24"]
+
+        [levels]
+        overload = "50%"
+        margin = "20%"
+        policy = "two-choices"
+
+        [exchange]
+        group = "239.255.99.18:9918"
+        period = "500ms"
+        timeout_periods = 3
+        keys = ["/etc/balancer/cluster.key"]
+
+        [[service]]
+        name = "www"
+        ports = ["80/tcp", "443/tcp"]
+        capacity = 1000
+        affinity = "flow"
+        check = { http = "http://127.0.0.1:80/healthz", every = "1s", timeout = "500ms", rise = 2, fall = 3 }
+        "#,
+    )
+    .unwrap();
+    let default = Config::default();
+    assert_eq!(
+        (config.levels, config.exchange),
+        (default.levels, default.exchange)
+    );
+    assert_eq!(config.server.name.as_str(), "web1");
+    let mut service = config.services[0].clone();
+    assert!(service.check.take().is_some());
+    assert_eq!(service, default.services[0]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One check of a service, once.
 
-use std::{io, net::SocketAddr, pin::pin, time::Duration};
+use std::{error::Error, io, net::SocketAddr, pin::pin, time::Duration};
 
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, StatusCode, Uri, body::Bytes, client::conn::http1, header};
@@ -17,7 +17,7 @@ pub(super) const READ_MAX: usize = 64 * 1024;
 pub(super) enum Failure {
     #[error("no connection: {0}")]
     Connect(io::Error),
-    #[error("no answer that makes sense: {0}")]
+    #[error("no answer that makes sense: {0}{cause}", cause = cause(.0))]
     Http(#[from] hyper::Error),
     #[error("answered {0}")]
     Status(StatusCode),
@@ -99,4 +99,11 @@ fn request(url: &Uri) -> Request<Empty<Bytes>> {
         header::HeaderValue::from_static("close"),
     );
     request
+}
+
+/// What hyper's own message leaves out.
+fn cause(error: &hyper::Error) -> String {
+    error
+        .source()
+        .map_or_else(String::new, |cause| format!(": {cause}"))
 }
