@@ -429,7 +429,7 @@ fn bad_flags_are_refused() {
             "{spec}"
         );
     }
-    let many = vec!["1-65535/tcp"; 6].join(",");
+    let many = ["1-65535/tcp"; 6].join(",");
     assert_eq!(
         many.parse::<ServiceSpec>().unwrap_err().to_string(),
         format!(
