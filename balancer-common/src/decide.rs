@@ -7,12 +7,13 @@ use crate::types::{MAX_PEERS, PeerLoad};
 
 /// How a peer is chosen among the candidates (S208). Set for each service.
 #[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// The patent's rule to the letter: the candidate with the smallest load; of equals, the one known first.
     LeastLoad = 0,
     /// Look at two peers at random and take the lower one, if it is a candidate. The default: with least-load all servers
     /// bury the same peer before its next report.
+    #[default]
     TwoChoices = 1,
     /// A random candidate whose load is at or below the overload level.
     BelowLevel = 2,

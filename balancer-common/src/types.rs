@@ -226,51 +226,76 @@ pub struct PeerLoad {
     pub padding: u32,
 }
 
-/// Packets by what became of them, for each service. Value of `COUNTERS`, which is per CPU and indexed as `PORTS` names
-/// services: entry 0 is for packets of no service.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Not for a service or an address of ours.
-    pub not_ours: u64,
-    /// Of a flow with no entry: the local stack's.
-    pub local: u64,
-    /// Steered here by a peer.
-    pub guest: u64,
-    /// New flow kept: own load at or below the overload level (S204).
-    pub kept_below_level: u64,
-    /// New flow kept: no peer is lower by the margin (S206), or none is fit at all.
-    pub kept_no_candidate: u64,
-    /// New flow kept: its client is a server of the cluster.
-    pub kept_for_peer: u64,
-    /// First packet of a flow that was kept before, again.
-    pub kept_repeated: u64,
-    /// New flow steered: a peer was lower by more than the margin (S209).
-    pub steered_new: u64,
-    /// New flow steered: the local service is down or draining.
-    pub steered_not_ready: u64,
-    /// First packet of a flow that was steered before, again.
-    pub steered_repeated: u64,
-    /// Packet of a steered flow sent on.
-    pub steered: u64,
-    /// Packet of a steered flow whose peer is dead: left to the local stack.
-    pub fallen_back: u64,
-    /// Frame of a peer's that would have been steered again: left to the local stack.
-    pub not_steered_twice: u64,
-    /// Malformed, or with IP options: left to the local stack.
-    pub odd: u64,
-    /// A map refused an entry: left to the local stack.
-    pub errors: u64,
+/// Declares a struct of counters, so that they can be summed and printed by name.
+macro_rules! counters {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $field:ident,)* }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[doc = $doc])+ pub $field: u64,)*
+        }
+
+        impl $name {
+            /// Each counter with its name, in the order of the map's value.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($field), self.$field)),*].into_iter()
+            }
+        }
+
+        impl core::ops::AddAssign for $name {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$field += other.$field;)*
+            }
+        }
+    };
 }
 
-/// Flows and packets sent to one peer. Value of `PEER_COUNTERS`, which is per CPU and indexed as `PEERS`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PeerCounters {
-    /// New flows.
-    pub flows: u64,
-    /// Packets, the first ones included.
-    pub packets: u64,
+counters! {
+    /// Packets by what became of them, for each service. Value of `COUNTERS`, which is per CPU and indexed as `PORTS`
+    /// names services: entry 0 is for packets of no service.
+    Counters {
+        /// Not for a service or an address of ours.
+        not_ours,
+        /// Of a flow with no entry: the local stack's.
+        local,
+        /// First packet of a flow that a peer steered here.
+        guest,
+        /// New flow kept: own load at or below the overload level (S204).
+        kept_below_level,
+        /// New flow kept: no peer is lower by the margin (S206), or none is fit at all.
+        kept_no_candidate,
+        /// New flow kept: its client is a server of the cluster.
+        kept_for_peer,
+        /// First packet of a flow that was kept before, again.
+        kept_repeated,
+        /// New flow steered: a peer was lower by more than the margin (S209).
+        steered_new,
+        /// New flow steered: the local service is down or draining.
+        steered_not_ready,
+        /// First packet of a flow that was steered before, again.
+        steered_repeated,
+        /// Later packet of a steered flow, sent on.
+        steered,
+        /// Packet of a steered flow whose peer is dead: left to the local stack.
+        fallen_back,
+        /// Frame of a peer's that would have been steered again: left to the local stack.
+        not_steered_twice,
+        /// Malformed, or with IP options: left to the local stack.
+        odd,
+        /// A map refused an entry: left to the local stack.
+        errors,
+    }
+}
+
+counters! {
+    /// What was sent to one peer. Value of `PEER_COUNTERS`, which is per CPU and indexed as `PEERS`.
+    PeerCounters {
+        /// New flows.
+        flows,
+        /// Packets, the first ones included.
+        packets,
+    }
 }
 
 macro_rules! map_type {

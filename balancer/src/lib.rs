@@ -3,4 +3,5 @@
 pub mod cluster;
 pub mod config;
 pub mod exchange;
+pub mod health;
 pub mod net;

@@ -1,0 +1,242 @@
+//! The configuration file: its tables as they are written, and what they mean.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, de::IgnoredAny};
+use toml::Spanned;
+
+use super::{
+    Config, Conversation, Exchange, Server, Service, ServiceSpec,
+    check::CheckTable,
+    error::Problem,
+    level::{Level, Levels, Margin, PolicyName},
+    ports::PortRange,
+    service::{self, Affinity, Capacity},
+    value::{Group, Identity, InterfaceName, Interval, KeyPath, Name, PeerAddress, Value, value},
+};
+
+value!(Periods);
+
+/// Reads a whole file.
+pub(super) fn parse(text: &str) -> Result<Config, Problem> {
+    let file: File = toml::from_str(text).map_err(|error| Problem::from_toml(&error, text))?;
+    let levels = Levels::default().or(file.levels.overload, file.levels.margin, file.levels.policy);
+    let mut config = Config {
+        server: file.server.resolve()?,
+        levels,
+        exchange: file.exchange.resolve()?,
+        services: services(file.service, levels)?,
+    };
+    if config.services.is_empty() {
+        config.services = vec![ServiceSpec::default().resolve(levels)];
+    }
+    Ok(config)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    server: ServerTable,
+    #[serde(default)]
+    levels: LevelsTable,
+    #[serde(default)]
+    exchange: ExchangeTable,
+    #[serde(default)]
+    service: Vec<Spanned<ServiceTable>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "a table: write [server] on a line of its own"
+)]
+struct ServerTable {
+    name: Option<Name>,
+    interfaces: Vec<Spanned<InterfaceName>>,
+    identities: Vec<Spanned<Identity>>,
+}
+
+impl ServerTable {
+    fn resolve(self) -> Result<Server, Problem> {
+        distinct(&self.identities, |identity| identity.address())?;
+        distinct(&self.interfaces, Clone::clone)?;
+        Ok(Server {
+            name: self.name.unwrap_or_else(Name::of_host),
+            interfaces: values(self.interfaces),
+            identities: values(self.identities),
+        })
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "a table: write [levels] on a line of its own"
+)]
+struct LevelsTable {
+    overload: Option<Level>,
+    margin: Option<Margin>,
+    policy: Option<PolicyName>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "a table: write [exchange] on a line of its own"
+)]
+struct ExchangeTable {
+    group: Option<Group>,
+    peers: Option<Spanned<Vec<Spanned<PeerAddress>>>>,
+    period: Option<Interval>,
+    timeout_periods: Option<Periods>,
+    keys: Option<Spanned<Vec<Spanned<KeyPath>>>>,
+    interface: Option<InterfaceName>,
+}
+
+impl ExchangeTable {
+    fn resolve(self) -> Result<Exchange, Problem> {
+        let mut exchange = Exchange {
+            interface: self.interface,
+            ..Exchange::default()
+        };
+        match (self.group, self.peers) {
+            (Some(_), Some(peers)) => {
+                let message =
+                    "peers are reached through a group or one by one: write either group or peers";
+                return Err(Problem::new(peers.span(), message));
+            }
+            (Some(Group(group)), None) => exchange.conversation = Conversation::Group(group),
+            (None, Some(peers)) => exchange.conversation = Conversation::Peers(self::peers(peers)?),
+            (None, None) => {}
+        }
+        if let Some(period) = self.period {
+            exchange.period = period.duration();
+        }
+        if let Some(Periods(periods)) = self.timeout_periods {
+            exchange.timeout_periods = periods;
+        }
+        if let Some(keys) = self.keys {
+            let keys = filled(keys, "\"/etc/balancer/cluster.key\"")?;
+            distinct(&keys, |KeyPath(path)| path.clone())?;
+            exchange.keys = keys.into_iter().map(|key| key.into_inner().0).collect();
+        }
+        Ok(exchange)
+    }
+}
+
+struct Periods(u32);
+
+impl Value for Periods {
+    const WANTED: &'static str = "a time-out in periods: write a whole number from 2 to 100";
+    const QUOTED: bool = false;
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse()
+            .ok()
+            .filter(|periods| (2..=100).contains(periods))
+            .map(Self)
+    }
+}
+
+/// `peers = [...]`. All use one port: it's the one that this server listens on too.
+fn peers(list: Spanned<Vec<Spanned<PeerAddress>>>) -> Result<Vec<SocketAddr>, Problem> {
+    let list = filled(list, "\"10.0.1.2:9918\"")?;
+    distinct(&list, |PeerAddress(peer)| *peer)?;
+    let port = |peer: &Spanned<PeerAddress>| peer.get_ref().0.port();
+    if let Some(odd) = list.iter().find(|peer| port(peer) != port(&list[0])) {
+        let message = format!(
+            "all peers use one port: write port {}, as with the first peer",
+            port(&list[0])
+        );
+        return Err(Problem::new(odd.span(), message));
+    }
+    Ok(list.into_iter().map(|peer| peer.into_inner().0).collect())
+}
+
+#[derive(Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table: write [[service]] on a line of its own"
+)]
+struct ServiceTable {
+    name: Option<Spanned<Name>>,
+    ports: Option<Spanned<Vec<Spanned<PortRange>>>>,
+    capacity: Option<Capacity>,
+    affinity: Option<Affinity>,
+    affinity_time: Option<Spanned<IgnoredAny>>,
+    overload: Option<Level>,
+    margin: Option<Margin>,
+    policy: Option<PolicyName>,
+    check: Option<Spanned<CheckTable>>,
+}
+
+fn services(tables: Vec<Spanned<ServiceTable>>, levels: Levels) -> Result<Vec<Service>, Problem> {
+    let mut places = Vec::with_capacity(tables.len());
+    let mut services = Vec::with_capacity(tables.len());
+    for table in tables {
+        let header = table.span();
+        let table = table.into_inner();
+        let Some(name) = table.name else {
+            return Err(Problem::new(
+                header,
+                "this service has no name: add one, as in name = \"www\"",
+            ));
+        };
+        let Some(ports) = table.ports else {
+            return Err(Problem::new(
+                header,
+                "this service has no ports: add some, as in ports = [\"80/tcp\"]",
+            ));
+        };
+        if let Some(time) = table.affinity_time {
+            let message = "affinity_time goes with affinity = \"client\", which is not supported yet: leave it out";
+            return Err(Problem::new(time.span(), message));
+        }
+        let ports = filled(ports, "\"80/tcp\"")?;
+        places.push((
+            name.span(),
+            ports.iter().map(Spanned::span).collect::<Vec<_>>(),
+        ));
+        services.push(Service {
+            name: name.into_inner(),
+            ports: values(ports),
+            capacity: table.capacity.unwrap_or_default().0,
+            affinity: table.affinity.unwrap_or_default(),
+            levels: levels.or(table.overload, table.margin, table.policy),
+            check: table.check.map(CheckTable::resolve).transpose()?,
+        });
+    }
+    service::agree(&services).map_err(|conflict| {
+        let (name, ports) = &places[conflict.service];
+        let place = conflict.ports.map_or(name, |index| &ports[index]);
+        Problem::new(place.clone(), conflict.message)
+    })?;
+    Ok(services)
+}
+
+/// The list, if it isn't empty.
+fn filled<T>(list: Spanned<Vec<T>>, example: &str) -> Result<Vec<T>, Problem> {
+    if list.get_ref().is_empty() {
+        let message = format!(
+            "this list is empty: write at least one, as in [{example}], or leave the line out"
+        );
+        return Err(Problem::new(list.span(), message));
+    }
+    Ok(list.into_inner())
+}
+
+/// That no two of `list` have the same key.
+fn distinct<T, K: PartialEq>(list: &[Spanned<T>], key: impl Fn(&T) -> K) -> Result<(), Problem> {
+    match super::repeated(list.iter().map(|item| key(item.get_ref()))) {
+        None => Ok(()),
+        Some(index) => Err(Problem::new(list[index].span(), super::GIVEN_TWICE)),
+    }
+}
+
+fn values<T>(list: Vec<Spanned<T>>) -> Vec<T> {
+    list.into_iter().map(Spanned::into_inner).collect()
+}

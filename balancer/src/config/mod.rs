@@ -1,0 +1,211 @@
+//! The configuration: what the file and the flags say, checked, and in types that hold nothing invalid.
+//!
+//! `value`, `level`, `ports`, `check` and `service` have the parts with their texts, `file` the layout of the TOML
+//! file, `spec` that of `--service`.
+
+mod check;
+mod error;
+mod file;
+mod level;
+mod ports;
+mod service;
+mod spec;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use self::{
+    check::{Check, CheckKind},
+    error::ConfigError,
+    level::{Level, Levels, Margin, Policy, PolicyName},
+    ports::{PortRange, Protocol},
+    service::{Affinity, Service},
+    spec::ServiceSpec,
+    value::{Identity, InterfaceName, Interval, Name, ValueError},
+};
+
+/// Where the key of the cluster is, if nothing says otherwise.
+pub const DEFAULT_KEY: &str = "/etc/balancer/cluster.key";
+
+/// All that a server goes by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This server.
+    pub server: Server,
+    /// The levels of services that have none of their own.
+    pub levels: Levels,
+    /// How servers tell each other of themselves.
+    pub exchange: Exchange,
+    /// What it offers: 1 to 16 services, of which no two share a name or a port.
+    pub services: Vec<Service>,
+}
+
+/// The server itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// What it is called in the cluster.
+    pub name: Name,
+    /// The interfaces to attach to. Empty: only the command line names them.
+    pub interfaces: Vec<InterfaceName>,
+    /// The addresses that clients use and whose home it is. Empty: the interfaces' own addresses.
+    pub identities: Vec<Identity>,
+}
+
+/// How servers tell each other of themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// Whom reports go to.
+    pub conversation: Conversation,
+    /// From one report to the next.
+    pub period: Duration,
+    /// A peer that was silent for so many periods is off-line. At least 2.
+    pub timeout_periods: u32,
+    /// Files of the cluster's keys. The first seals, all open. Never empty.
+    pub keys: Vec<PathBuf>,
+    /// The interface that reports use, where it isn't the one that is attached to.
+    pub interface: Option<InterfaceName>,
+}
+
+impl Exchange {
+    /// Silence that makes a peer off-line.
+    pub fn timeout(&self) -> Duration {
+        self.period * self.timeout_periods
+    }
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self {
+            conversation: Conversation::Group((Ipv4Addr::new(239, 255, 99, 18), 9918).into()),
+            period: Duration::from_millis(500),
+            timeout_periods: 3,
+            keys: vec![DEFAULT_KEY.into()],
+            interface: None,
+        }
+    }
+}
+
+/// Whom reports go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conversation {
+    /// A multicast group and its port.
+    Group(SocketAddr),
+    /// Each of these, which all have one port. This server may be among them. Never empty.
+    Peers(Vec<SocketAddr>),
+}
+
+/// What the command line says. It wins over the file; what it leaves out stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct CliOverrides {
+    /// `--name`.
+    pub name: Option<Name>,
+    /// The interfaces to attach to.
+    pub interfaces: Vec<InterfaceName>,
+    /// `--service`. Any takes the place of all of the file's services.
+    pub services: Vec<ServiceSpec>,
+    /// `--identity`. Any takes the place of all of the file's identities.
+    pub identities: Vec<Identity>,
+    /// `--key`. Any takes the place of all of the file's keys.
+    pub keys: Vec<PathBuf>,
+}
+
+impl Config {
+    /// Reads the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Reads a file's text. `origin` is what errors call it.
+    pub fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
+        file::parse(text).map_err(|problem| problem.locate(text, origin))
+    }
+
+    /// With what the command line says in place of what was.
+    pub fn override_with(mut self, flags: CliOverrides) -> Result<Self, ConfigError> {
+        if let Some(name) = flags.name {
+            self.server.name = name;
+        }
+        if !flags.interfaces.is_empty() {
+            distinct("IFACE", &flags.interfaces, InterfaceName::as_str)?;
+            self.server.interfaces = flags.interfaces;
+        }
+        if !flags.identities.is_empty() {
+            distinct("--identity", &flags.identities, |identity| {
+                identity.address()
+            })?;
+            self.server.identities = flags.identities;
+        }
+        if !flags.keys.is_empty() {
+            self.exchange.keys = flags.keys;
+        }
+        if !flags.services.is_empty() {
+            self.services = flags
+                .services
+                .into_iter()
+                .map(|spec| spec.resolve(self.levels))
+                .collect();
+            service::agree(&self.services).map_err(|conflict| ConfigError::Flag {
+                flag: "--service",
+                message: conflict.message,
+            })?;
+        }
+        Ok(self)
+    }
+}
+
+impl Default for Config {
+    /// What a server does that nobody told anything: it balances 80/tcp and 443/tcp.
+    fn default() -> Self {
+        let levels = Levels::default();
+        Self {
+            server: Server {
+                name: Name::of_host(),
+                interfaces: Vec::new(),
+                identities: Vec::new(),
+            },
+            levels,
+            exchange: Exchange::default(),
+            services: vec![ServiceSpec::default().resolve(levels)],
+        }
+    }
+}
+
+const GIVEN_TWICE: &str = "this is given twice: leave one out";
+
+fn distinct<'a, T: std::fmt::Display, K: PartialEq>(
+    flag: &'static str,
+    list: &'a [T],
+    key: impl Fn(&'a T) -> K,
+) -> Result<(), ConfigError> {
+    match repeated(list.iter().map(key)) {
+        None => Ok(()),
+        Some(index) => Err(ConfigError::Flag {
+            flag,
+            message: format!("\"{}\": {GIVEN_TWICE}", list[index]),
+        }),
+    }
+}
+
+/// Index of the first item that was there before.
+fn repeated<K: PartialEq>(keys: impl Iterator<Item = K>) -> Option<usize> {
+    let mut seen = Vec::new();
+    for key in keys {
+        if seen.contains(&key) {
+            return Some(seen.len());
+        }
+        seen.push(key);
+    }
+    None
+}

@@ -1,0 +1,132 @@
+//! A service, and what services of one server must not have in common.
+
+use std::num::NonZeroU32;
+
+use balancer_common::types::MAX_SERVICES;
+
+use super::{
+    Check,
+    level::Levels,
+    ports::{PortRange, Protocol},
+    value::{Name, Value, value},
+};
+
+value!(Affinity, Capacity);
+
+/// A service that this server offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// What it is called: no two of a server's services have the same name.
+    pub name: Name,
+    /// Its ports: at least one, and none that another service has.
+    pub ports: Vec<PortRange>,
+    /// How many open connections mean a load of 100 %.
+    pub capacity: NonZeroU32,
+    /// What stays together on one server.
+    pub affinity: Affinity,
+    /// When this server keeps a new flow, and who gets it else.
+    pub levels: Levels,
+    /// How it is checked. A service without a check counts as healthy.
+    pub check: Option<Check>,
+}
+
+/// What stays together on one server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Affinity {
+    /// The packets of one flow.
+    #[default]
+    Flow,
+}
+
+impl Value for Affinity {
+    const WANTED: &'static str = "an affinity of this version: write \"flow\" or leave the line out (\"client\" is not supported yet)";
+
+    fn read(text: &str) -> Option<Self> {
+        (text == "flow").then_some(Self::Flow)
+    }
+}
+
+/// Open connections that mean a load of 100 %.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Capacity(pub(super) NonZeroU32);
+
+impl Capacity {
+    /// With more, one connection would cost too little for the kernel to count (`Service::cost` of the maps).
+    const MAX: u32 = 100_000_000;
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        const { Self(NonZeroU32::new(1_000).unwrap()) }
+    }
+}
+
+impl Value for Capacity {
+    const WANTED: &'static str = "a capacity: write a whole number from 1 to 100000000, the open connections that mean 100 %";
+    const QUOTED: bool = false;
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse()
+            .ok()
+            .filter(|capacity: &NonZeroU32| capacity.get() <= Self::MAX)
+            .map(Self)
+    }
+}
+
+/// Why services that are each well written don't do.
+pub(super) struct Conflict {
+    /// Index of the service that is to be changed.
+    pub(super) service: usize,
+    /// Index among its ports, where the fault is with them.
+    pub(super) ports: Option<usize>,
+    pub(super) message: String,
+}
+
+/// Whether a server can offer all of these services.
+pub(super) fn agree(services: &[Service]) -> Result<(), Conflict> {
+    for (index, service) in services.iter().enumerate() {
+        let conflict = |ports, message| Conflict {
+            service: index,
+            ports,
+            message,
+        };
+        let (earlier, name) = (&services[..index], &service.name);
+        if index >= MAX_SERVICES as usize {
+            let message =
+                format!("a server can offer {MAX_SERVICES} services: leave out those from here on");
+            return Err(conflict(None, message));
+        }
+        if earlier.iter().any(|other| other.name == *name) {
+            let message =
+                format!("there already is a service \"{name}\": give this one another name");
+            return Err(conflict(None, message));
+        }
+        for (position, range) in service.ports.iter().enumerate() {
+            usable(*range, &service.ports[..position], earlier)
+                .map_err(|message| conflict(Some(position), message))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a service can have these ports after `own`, which it has, and those of `earlier` services.
+fn usable(range: PortRange, own: &[PortRange], earlier: &[Service]) -> Result<(), String> {
+    if range.protocol == Protocol::Udp {
+        return Err(format!(
+            "\"{range}\": UDP services are not supported yet: write tcp ports or leave it out"
+        ));
+    }
+    if let Some(other) = own.iter().find(|other| other.overlaps(range)) {
+        return Err(format!(
+            "\"{range}\" overlaps \"{other}\" of the same service: leave one out"
+        ));
+    }
+    for Service { name, ports, .. } in earlier {
+        if let Some(other) = ports.iter().find(|other| other.overlaps(range)) {
+            return Err(format!(
+                "\"{range}\" overlaps \"{other}\" of service \"{name}\": a port is for one service"
+            ));
+        }
+    }
+    Ok(())
+}

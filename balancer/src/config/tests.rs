@@ -1,0 +1,306 @@
+use proptest::prelude::*;
+
+use super::*;
+
+mod refused;
+
+const EXAMPLE: &str = include_str!("../../../balancer.toml.example");
+
+/// Every key, none with its default.
+const SAMPLE: &str = r#"
+[server]
+name = "web1"
+interfaces = ["eth0"]
+identities = ["10.0.0.101/24"]
+
+[levels]
+overload = "60%"
+margin = "12.5%"
+policy = "least-load"
+
+[exchange]
+group = "239.255.99.19:9919"
+period = "250ms"
+timeout_periods = 4
+keys = ["/etc/balancer/new.key", "/etc/balancer/cluster.key"]
+interface = "eth1"
+
+[[service]]
+name = "www"
+ports = ["80/tcp", "443/tcp"]
+capacity = 2000
+affinity = "flow"
+check = { http = "http://127.0.0.1:80/healthz", every = "2s", timeout = "200ms", rise = 1, fall = 5 }
+
+[[service]]
+name = "media"
+ports = ["30000-30100/tcp"]
+overload = "70%"
+margin = "5%"
+policy = "round-robin"
+check = { tcp = "127.0.0.1:30000" }
+"#;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, "t.toml").map_err(|error| error.to_string())
+}
+
+fn levels(overload: &str, margin: &str, policy: Policy) -> Levels {
+    Levels {
+        overload: overload.parse().unwrap(),
+        margin: margin.parse().unwrap(),
+        policy,
+    }
+}
+
+#[test]
+fn every_key_has_its_effect() {
+    let expected = Config {
+        server: Server {
+            name: "web1".parse().unwrap(),
+            interfaces: vec!["eth0".parse().unwrap()],
+            identities: vec!["10.0.0.101/24".parse().unwrap()],
+        },
+        levels: levels("60%", "12.5%", Policy::LeastLoad),
+        exchange: Exchange {
+            conversation: Conversation::Group("239.255.99.19:9919".parse().unwrap()),
+            period: Duration::from_millis(250),
+            timeout_periods: 4,
+            keys: vec![
+                "/etc/balancer/new.key".into(),
+                "/etc/balancer/cluster.key".into(),
+            ],
+            interface: Some("eth1".parse().unwrap()),
+        },
+        services: vec![
+            Service {
+                name: "www".parse().unwrap(),
+                ports: vec!["80/tcp".parse().unwrap(), "443/tcp".parse().unwrap()],
+                capacity: 2000.try_into().unwrap(),
+                affinity: Affinity::Flow,
+                levels: levels("60%", "12.5%", Policy::LeastLoad),
+                check: Some(Check {
+                    kind: CheckKind::Http("http://127.0.0.1:80/healthz".parse().unwrap()),
+                    every: Duration::from_secs(2),
+                    timeout: Duration::from_millis(200),
+                    rise: 1,
+                    fall: 5,
+                }),
+            },
+            Service {
+                name: "media".parse().unwrap(),
+                ports: vec!["30000-30100/tcp".parse().unwrap()],
+                capacity: 1000.try_into().unwrap(),
+                affinity: Affinity::Flow,
+                levels: levels("70%", "5%", Policy::RoundRobin),
+                check: Some(Check {
+                    kind: CheckKind::Tcp("127.0.0.1:30000".parse().unwrap()),
+                    every: Duration::from_secs(1),
+                    timeout: Duration::from_millis(500),
+                    rise: 2,
+                    fall: 3,
+                }),
+            },
+        ],
+    };
+    assert_eq!(parse(SAMPLE).unwrap(), expected);
+    assert_eq!(expected.exchange.timeout(), Duration::from_secs(1));
+}
+
+#[test]
+fn defaults_may_be_written_out() {
+    let config = parse(
+        r#"
+        [server]
+        name = "web1"                     # the host name, if unset
+        interfaces = ["eth0"]
+        identities = ["10.0.0.101/24"]
+
+        [levels]
+        overload = "50%"
+        margin = "20%"
+        policy = "two-choices"
+
+        [exchange]
+        group = "239.255.99.18:9918"
+        period = "500ms"
+        timeout_periods = 3
+        keys = ["/etc/balancer/cluster.key"]
+
+        [[service]]
+        name = "www"
+        ports = ["80/tcp", "443/tcp"]
+        capacity = 1000
+        affinity = "flow"
+        check = { http = "http://127.0.0.1:80/healthz", every = "1s", timeout = "500ms", rise = 2, fall = 3 }
+        "#,
+    )
+    .unwrap();
+    let default = Config::default();
+    assert_eq!(
+        (config.levels, config.exchange),
+        (default.levels, default.exchange)
+    );
+    assert_eq!(config.server.name.as_str(), "web1");
+    let mut service = config.services[0].clone();
+    assert!(service.check.take().is_some());
+    assert_eq!(service, default.services[0]);
+}
+
+#[test]
+fn empty_file_is_the_default() {
+    let config = parse("").unwrap();
+    assert_eq!(config, Config::default());
+    let [service] = &config.services[..] else {
+        panic!("one service")
+    };
+    assert_eq!(service.name.as_str(), "www");
+    assert_eq!(
+        service.ports,
+        ["80/tcp", "443/tcp"].map(|ports| ports.parse().unwrap())
+    );
+    assert_eq!(service.capacity.get(), 1000);
+    assert_eq!(service.levels, levels("50%", "20%", Policy::TwoChoices));
+}
+
+#[test]
+fn peers_in_place_of_a_group() {
+    let config = parse("[exchange]\npeers = [\"10.0.1.2:9918\", \"[2001:db8::3]:9918\"]").unwrap();
+    let peers = ["10.0.1.2:9918", "[2001:db8::3]:9918"].map(|peer| peer.parse().unwrap());
+    assert_eq!(
+        config.exchange.conversation,
+        Conversation::Peers(peers.into())
+    );
+}
+
+#[test]
+fn example_shows_the_defaults() {
+    assert_eq!(parse(EXAMPLE).unwrap(), Config::default());
+    let shown = uncommented(|key| {
+        ![
+            "name",
+            "interfaces",
+            "identities",
+            "peers",
+            "interface",
+            "check",
+        ]
+        .contains(&key)
+    });
+    assert_eq!(parse(&shown).unwrap(), Config::default());
+    let checked = parse(&uncommented(|key| key == "check")).unwrap();
+    let Some(check) = &checked.services[0].check else {
+        panic!("a check")
+    };
+    let bare = parse(
+        "[[service]]\nname = \"a\"\nports = [\"1/tcp\"]\ncheck = { http = \"http://127.0.0.1:80/healthz\" }",
+    );
+    assert_eq!(Some(check), bare.unwrap().services[0].check.as_ref());
+}
+
+#[test]
+fn example_has_every_key() {
+    parse(&uncommented(|key| key != "peers")).unwrap();
+    parse(&uncommented(|key| key != "group")).unwrap();
+    for section in ["server", "levels", "exchange", "[service]"] {
+        let unknown = EXAMPLE.replace(
+            &format!("[{section}]\n"),
+            &format!("[{section}]\nxyzzyxyzzy = 1\n"),
+        );
+        let error = parse(&unknown).unwrap_err();
+        let (_, keys) = error.split_once("here may be ").expect(&error);
+        for key in keys.split(", ").filter(|key| *key != "affinity_time") {
+            let shown = |line: &str| {
+                line.trim_start_matches('#')
+                    .starts_with(&format!("{key} = "))
+            };
+            assert!(EXAMPLE.lines().any(shown), "{key}");
+        }
+    }
+}
+
+/// The example with those keys that `wanted` picks.
+fn uncommented(wanted: impl Fn(&str) -> bool) -> String {
+    let line = |line: &'static str| match line.strip_prefix('#') {
+        Some(setting)
+            if !setting.starts_with(' ') && setting.split(" =").next().is_some_and(&wanted) =>
+        {
+            setting
+        }
+        _ => line,
+    };
+    EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let flags = CliOverrides {
+        name: Some("other".parse().unwrap()),
+        interfaces: vec!["eth9".parse().unwrap()],
+        services: vec![
+            "8080/tcp,8443/tcp".parse().unwrap(),
+            "22/tcp,name=ssh,capacity=20,policy=two-choices,overload=80%,margin=15%"
+                .parse()
+                .unwrap(),
+        ],
+        identities: vec!["10.0.0.9/32".parse().unwrap()],
+        keys: vec!["my.key".into()],
+    };
+    let file = parse(SAMPLE).unwrap();
+    let config = file.clone().override_with(flags.clone()).unwrap();
+    assert_eq!(config.server.name.as_str(), "other");
+    assert_eq!(config.server.interfaces, flags.interfaces);
+    assert_eq!(config.server.identities, flags.identities);
+    assert_eq!(config.exchange.keys, flags.keys);
+    let [web, ssh] = &config.services[..] else {
+        panic!("two services")
+    };
+    assert_eq!(
+        (web.name.as_str(), web.capacity.get()),
+        ("8080/tcp,8443/tcp", 1000)
+    );
+    assert_eq!(web.levels, file.levels);
+    assert_eq!((ssh.name.as_str(), ssh.capacity.get()), ("ssh", 20));
+    assert_eq!(ssh.levels, levels("80%", "15%", Policy::TwoChoices));
+
+    assert_eq!(
+        file.clone().override_with(CliOverrides::default()).unwrap(),
+        file
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_or_refused(text in "\\PC*") {
+        let _ = parse(&text);
+    }
+
+    /// Text that gets past the TOML reader: a known key with an odd value.
+    #[test]
+    fn any_value_is_read_or_refused(key in keys(), value in "\\PC*", bare in "[-0-9.\\[\\]{}\"a-z=, ]*") {
+        let (section, key) = key;
+        let quoted = toml::Value::String(value).to_string();
+        for value in [&quoted, &format!("[{quoted}]"), &format!("{{ http = {quoted} }}"), &bare] {
+            let _ = parse(&format!("{section}\n{key} = {value}\n"));
+        }
+    }
+
+    #[test]
+    fn any_service_spec_is_read_or_refused(text in "[0-9a-z/,=%-]*") {
+        let _ = text.parse::<ServiceSpec>();
+    }
+}
+
+/// Every key that the example shows, with its section.
+fn keys() -> impl Strategy<Value = (&'static str, &'static str)> {
+    let mut section = "";
+    let mut keys = Vec::new();
+    for line in EXAMPLE.lines() {
+        match line.trim_start_matches('#').split_once(" = ") {
+            Some((key, _)) if !line.starts_with("# ") => keys.push((section, key)),
+            _ if line.starts_with('[') => section = line,
+            _ => {}
+        }
+    }
+    prop::sample::select(keys)
+}

@@ -1,0 +1,157 @@
+//! The pinned maps, typed.
+
+use std::fs;
+use std::ops::AddAssign;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use aya::Pod;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use balancer_common::types::{
+    Address, Connections, Counters, Flow, FlowKey, Identity, MAX_PEERS, MAX_SERVICES, Mac, Peer,
+    PeerCounters, PeerLoad, Port, Service, Settings,
+};
+
+/// The programs' maps: name (also that of the pin), size of a key, size of a value.
+pub const MAPS: [(&str, usize, usize); 12] = [
+    ("SETTINGS", 4, size_of::<Settings>()),
+    ("PORTS", 4, size_of::<Port>()),
+    ("SERVICES", 4, size_of::<Service>()),
+    ("IDENTITIES", size_of::<Address>(), size_of::<Identity>()),
+    ("PEERS", 4, size_of::<Peer>()),
+    ("PEER_MACS", size_of::<Mac>(), 4),
+    ("LOADS", 4, size_of::<PeerLoad>()),
+    ("CONNECTIONS", 4, size_of::<Connections>()),
+    ("HALF_OPEN", size_of::<FlowKey>(), size_of::<Flow>()),
+    ("FLOWS", size_of::<FlowKey>(), size_of::<Flow>()),
+    ("COUNTERS", 4, size_of::<Counters>()),
+    ("PEER_COUNTERS", 4, size_of::<PeerCounters>()),
+];
+
+/// The maps of one instance. See `balancer_common::types` for what they hold.
+pub struct Maps {
+    pub settings: Array<MapData, Settings>,
+    pub ports: Array<MapData, Port>,
+    pub services: Array<MapData, Service>,
+    pub identities: HashMap<MapData, Address, Identity>,
+    pub peers: Array<MapData, Peer>,
+    pub peer_macs: HashMap<MapData, Mac, u32>,
+    pub loads: Array<MapData, PeerLoad>,
+    pub connections: Array<MapData, Connections>,
+    pub half_open: HashMap<MapData, FlowKey, Flow>,
+    pub flows: HashMap<MapData, FlowKey, Flow>,
+    counters: PerCpuArray<MapData, Counters>,
+    peer_counters: PerCpuArray<MapData, PeerCounters>,
+}
+
+impl Maps {
+    /// Opens the maps that are pinned in `pin_dir`.
+    pub fn open(pin_dir: &Path) -> Result<Self> {
+        if !pin_dir.join(MAPS[0].0).exists() {
+            bail!(
+                "no balancer is attached here: {} holds no maps. Start one with `balancer attach IFACE`, or name its \
+                 directory with --pin-dir",
+                pin_dir.display()
+            );
+        }
+        check_layout(pin_dir)?;
+        Ok(Self {
+            settings: open(pin_dir, "SETTINGS")?,
+            ports: open(pin_dir, "PORTS")?,
+            services: open(pin_dir, "SERVICES")?,
+            identities: open(pin_dir, "IDENTITIES")?,
+            peers: open(pin_dir, "PEERS")?,
+            peer_macs: open(pin_dir, "PEER_MACS")?,
+            loads: open(pin_dir, "LOADS")?,
+            connections: open(pin_dir, "CONNECTIONS")?,
+            half_open: open(pin_dir, "HALF_OPEN")?,
+            flows: open(pin_dir, "FLOWS")?,
+            counters: open(pin_dir, "COUNTERS")?,
+            peer_counters: open(pin_dir, "PEER_COUNTERS")?,
+        })
+    }
+
+    /// Packets of the service at `service`, or with `None` those of no service, summed over all CPUs.
+    pub fn counters(&self, service: Option<u32>) -> Result<Counters> {
+        let entry = service.map_or(0, |index| index + 1);
+        sum(&self.counters, entry)
+    }
+
+    /// Flows and packets sent to the peer in slot `peer`.
+    pub fn peer_counters(&self, peer: u32) -> Result<PeerCounters> {
+        sum(&self.peer_counters, peer)
+    }
+
+    /// What the peer in slot `peer` last said of service `service`.
+    pub fn load(&self, peer: u32, service: u32) -> Result<PeerLoad, MapError> {
+        self.loads.get(&load_index(peer, service), 0)
+    }
+
+    /// Sets what the peer in slot `peer` says of service `service`.
+    pub fn set_load(&mut self, peer: u32, service: u32, load: PeerLoad) -> Result<(), MapError> {
+        self.loads.set(load_index(peer, service), load, 0)
+    }
+}
+
+fn load_index(peer: u32, service: u32) -> u32 {
+    debug_assert!(peer < MAX_PEERS && service < MAX_SERVICES);
+    peer * MAX_SERVICES + service
+}
+
+/// Refuses pins that another version of balancer left: their bytes would be misread.
+///
+/// # Errors
+///
+/// Names the first map whose layout differs.
+pub fn check_layout(pin_dir: &Path) -> Result<()> {
+    for (name, key, value) in MAPS {
+        let path = pin_dir.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let info = MapData::from_pin(&path)
+            .and_then(|map| map.info())
+            .with_context(|| format!("cannot open the pinned map {}", path.display()))?;
+        if (info.key_size() as usize, info.value_size() as usize) != (key, value) {
+            bail!(
+                "{} is of another version of balancer. Run `balancer detach IFACE` first; flows that are steered now \
+                 will end",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Paths of all map pins in `pin_dir`.
+pub fn pins(pin_dir: &Path) -> impl Iterator<Item = PathBuf> {
+    MAPS.iter().map(move |(name, ..)| pin_dir.join(name))
+}
+
+/// Removes all map pins from `pin_dir`.
+pub fn unpin(pin_dir: &Path) -> Result<()> {
+    for path in pins(pin_dir).filter(|path| path.exists()) {
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn open<T>(pin_dir: &Path, name: &str) -> Result<T>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    let path = pin_dir.join(name);
+    MapData::from_pin(&path)
+        .and_then(Map::from_map_data)
+        .and_then(T::try_from)
+        .with_context(|| format!("cannot open the pinned map {}", path.display()))
+}
+
+fn sum<T: Pod + Default + AddAssign>(map: &PerCpuArray<MapData, T>, index: u32) -> Result<T> {
+    let values = map.get(&index, 0).context("cannot read the counters")?;
+    let mut total = T::default();
+    for value in values.iter() {
+        total += *value;
+    }
+    Ok(total)
+}

@@ -1,0 +1,99 @@
+//! Diagnostics of the local services: a check for each, and what they add up to.
+//!
+//! `probe` asks a service once, `verdict` makes of many answers whether it is healthy, and the [`Monitor`] here asks
+//! again and again. A service without a check counts as healthy; it never appears here.
+
+mod probe;
+mod verdict;
+
+use std::time::Duration;
+
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use self::verdict::Verdict;
+use crate::config::{Check, Service};
+
+/// A service that became healthy or ceased to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Index of the service among those that the monitor was started with.
+    pub service: usize,
+    /// What it is now.
+    pub healthy: bool,
+    /// What the check that decided found.
+    pub reason: String,
+}
+
+/// Checks services, each in a task of its own. Dropping it ends the checks.
+#[derive(Debug)]
+pub struct Monitor {
+    changes: mpsc::UnboundedReceiver<Change>,
+    /// Keeps the channel open where no service has a check.
+    _sender: mpsc::UnboundedSender<Change>,
+    _tasks: JoinSet<()>,
+}
+
+impl Monitor {
+    /// Starts the checks of `services` on the current tokio runtime. All services count as healthy until a [`Change`]
+    /// says otherwise.
+    pub fn start(services: &[Service]) -> Self {
+        // A change takes a whole series of checks: an unread one can't be followed by many.
+        let (sender, changes) = mpsc::unbounded_channel();
+        let mut tasks = JoinSet::new();
+        for (service, check) in services
+            .iter()
+            .enumerate()
+            .filter_map(|(i, s)| Some((i, s.check.clone()?)))
+        {
+            tasks.spawn(watch(service, check, sender.clone()));
+        }
+        Self {
+            changes,
+            _sender: sender,
+            _tasks: tasks,
+        }
+    }
+
+    /// The next change; waits for as long as there is none. Cancelling it loses nothing.
+    pub async fn changed(&mut self) -> Change {
+        match self.changes.recv().await {
+            Some(change) => change,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Carries out one check for ever, never twice at a time: one that takes longer than `check.every` puts off the next.
+async fn watch(service: usize, check: Check, changes: mpsc::UnboundedSender<Change>) {
+    let mut verdict = Verdict::new(check.rise, check.fall);
+    let mut ticks = interval(check.every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        sleep(jitter(check.every)).await;
+        let answer = probe::ask(&check.kind, check.timeout).await;
+        if let Some(healthy) = verdict.record(answer.is_ok()) {
+            let reason = answer.unwrap_or_else(|error| error.to_string());
+            let change = Change {
+                service,
+                healthy,
+                reason,
+            };
+            if changes.send(change).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Up to a tenth of the time between checks, so that those of many services and servers don't fall together.
+fn jitter(every: Duration) -> Duration {
+    every.mul_f64(fastrand::f64() / 10.0)
+}
+
+#[cfg(test)]
+mod tests;
