@@ -3,7 +3,7 @@
 //! The XDP program, `balancer explain`, the simulator and the tests all call [`decide`].
 
 use crate::hash::fold;
-use crate::types::{MAX_PEERS, PeerLoad};
+use crate::types::{Connections, MAX_PEERS, OFFERED, PeerLoad, READY, Service, load_of};
 
 /// How a peer is chosen among the candidates (S208). Set for each service.
 #[repr(u32)]
@@ -74,6 +74,21 @@ pub struct Own {
     pub turn: u32,
 }
 
+impl Own {
+    /// What the maps say of this server and the service.
+    #[inline(always)]
+    pub fn from_maps(service: &Service, connections: &Connections) -> Self {
+        Self {
+            load: connections.load(service),
+            ready: service.ready != 0,
+            overload: service.overload,
+            margin: service.margin,
+            policy: Policy::from_number(service.policy),
+            turn: connections.steered as u32,
+        }
+    }
+}
+
 /// A peer that is on-line and offers the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -89,7 +104,6 @@ impl Candidate {
     /// What a peer's report and the flows steered to it since then amount to.
     #[inline(always)]
     pub fn from_report(report: &PeerLoad) -> Option<Self> {
-        use crate::types::{OFFERED, READY};
         (report.flags & OFFERED != 0).then(|| Self {
             load: report
                 .load
@@ -129,23 +143,6 @@ pub enum Verdict {
     KeepNoCandidate,
     /// Steered to the peer at this index (S209).
     Steer(u32),
-}
-
-/// Load that `connections` make, in basis points. `cost` is in 1/65,536 of a basis point for each.
-#[inline(always)]
-pub fn load_of(connections: u64, cost: u32) -> u32 {
-    // Ten million connections on a capacity of one still fit.
-    let load = connections.min(1 << 24).wrapping_mul(cost as u64) >> 16;
-    if load > u32::MAX as u64 {
-        u32::MAX
-    } else {
-        load as u32
-    }
-}
-
-/// Cost of one connection for a service of this `capacity` (connections that mean 100 %), as [`load_of`] takes it.
-pub fn cost_of(capacity: u32) -> u32 {
-    (crate::types::FULL << 16) / capacity.max(1)
 }
 
 /// Decides on a new flow. `random` is the flow's hash: the same flow and the same loads give the same answer.

@@ -126,6 +126,11 @@ pub struct Identity {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
+    /// Connections that are open without having been counted, because they are older than the program; less than nothing
+    /// (wrapped) where too many were counted.
+    pub uncounted: u64,
+    /// First packets that the daemon gave up waiting for to become connections.
+    pub given_up: u64,
     /// What one open connection adds to the load, in 1/65,536 of a basis point: `(10,000 << 16) / capacity`.
     pub cost: u32,
     /// The daemon's last sample of this server's load (CPU and the like), in basis points.
@@ -140,7 +145,7 @@ pub struct Service {
     pub ready: u32,
 }
 
-/// A service's connections, counted in the kernel. Value of `CONNECTIONS`, which is indexed as `SERVICES`.
+/// A service's flows, counted in the kernel. Value of `CONNECTIONS`, which is indexed as `SERVICES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
@@ -148,23 +153,67 @@ pub struct Connections {
     pub open: u64,
     /// First packets that went to the local stack.
     pub arrived: u64,
-    /// Of these, those that became connections.
+    /// Connections accepted here.
     pub established: u64,
-    /// Of these, those that the daemon gave up waiting for.
-    pub given_up: u64,
     /// First packets that were steered.
     pub steered: u64,
 }
 
 impl Connections {
-    /// Open connections and those in the making.
+    /// Connections that are open.
     #[inline(always)]
-    pub fn total(&self) -> u64 {
-        let done = self.established.wrapping_add(self.given_up);
-        // The counters are read one after another while others write: less than nothing is nothing.
-        let pending = self.arrived.wrapping_sub(done) as i64;
-        let open = self.open as i64;
-        (if pending > 0 { pending as u64 } else { 0 }) + (if open > 0 { open as u64 } else { 0 })
+    pub fn opened(&self, service: &Service) -> u64 {
+        at_least_zero(self.open.wrapping_add(service.uncounted))
+    }
+
+    /// First packets that went to the local stack and haven't become connections yet.
+    #[inline(always)]
+    pub fn pending(&self, service: &Service) -> u64 {
+        let done = self.established.wrapping_add(service.given_up);
+        at_least_zero(self.arrived.wrapping_sub(done))
+    }
+
+    /// S202: the load of this moment in basis points, by these counts or by the daemon's last sample.
+    #[inline(always)]
+    pub fn load(&self, service: &Service) -> u32 {
+        let load = load_of(self.opened(service) + self.pending(service), service.cost);
+        if load > service.sample {
+            load
+        } else {
+            service.sample
+        }
+    }
+}
+
+/// Load that `connections` make, in basis points. `cost` is in 1/65,536 of a basis point for each.
+#[inline(always)]
+pub const fn load_of(connections: u64, cost: u32) -> u32 {
+    // More connections than this are too many whatever the cost, and the product stays within 64 bits.
+    let connections = if connections > u32::MAX as u64 {
+        u32::MAX as u64
+    } else {
+        connections
+    };
+    let load = (connections * cost as u64) >> 16;
+    if load > u32::MAX as u64 {
+        u32::MAX
+    } else {
+        load as u32
+    }
+}
+
+/// Cost of one connection for a service of this `capacity` (connections that mean 100 %), as [`load_of`] takes it.
+pub const fn cost_of(capacity: u32) -> u32 {
+    (FULL << 16) / if capacity == 0 { 1 } else { capacity }
+}
+
+/// The counters are read one after another while others write them, so that a difference may come out negative.
+#[inline(always)]
+const fn at_least_zero(difference: u64) -> u64 {
+    if (difference as i64) < 0 {
+        0
+    } else {
+        difference
     }
 }
 
@@ -316,8 +365,8 @@ map_type! {
     Settings: 32,
     Port: 2,
     Identity: 8,
-    Service: 24,
-    Connections: 40,
+    Service: 40,
+    Connections: 32,
     Peer: 32,
     Mac: 8,
     PeerLoad: 24,

@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{
     BPF_ANY, BPF_F_CURRENT_NETNS, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
 };
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_sk_release, bpf_skc_lookup_tcp};
-use balancer_common::decide::{self, Candidate, Own, Peers, Policy, Search, Verdict};
+use balancer_common::decide::{self, Candidate, Own, Peers, Search, Verdict};
 use balancer_common::hash::flow_hash;
 use balancer_common::types::{
     Address, Connections, Counters, Flow, MAX_SERVICES, PEER_ALIVE, Peer,
@@ -219,15 +219,7 @@ impl Passage<'_> {
     fn own(&self) -> Option<Own> {
         let service = SERVICES.get(self.service)?;
         let connections = CONNECTIONS.get(self.service)?;
-        let load = decide::load_of(connections.total(), service.cost);
-        Some(Own {
-            load: load.max(service.sample),
-            ready: service.ready != 0,
-            overload: service.overload,
-            margin: service.margin,
-            policy: Policy::from_number(service.policy),
-            turn: connections.steered as u32,
-        })
+        Some(Own::from_maps(service, connections))
     }
 
     /// Whether a peer sent the frame: then it was steered already, or is the peer's own request.

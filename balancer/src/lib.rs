@@ -4,4 +4,4 @@ pub mod cluster;
 pub mod config;
 pub mod exchange;
 pub mod health;
-pub mod net;
+pub mod datapath;

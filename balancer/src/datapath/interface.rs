@@ -1,0 +1,138 @@
+//! What the host knows of a network interface.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result, bail};
+use ipnet::IpNet;
+use network_interface::{NetworkInterface, NetworkInterfaceConfig as _};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+};
+
+/// An interface that balancer is attached to, or is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
+    /// Its own addresses with their networks, link-local ones left out.
+    pub addresses: Vec<IpNet>,
+    /// Whether it is one end of a veth pair.
+    pub veth: bool,
+    /// The XDP program that it had when it was looked up.
+    pub xdp: XdpState,
+}
+
+/// Whether and how an XDP program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpState {
+    /// None is.
+    None,
+    /// In the driver, or in the card.
+    Native,
+    /// In the network stack.
+    Generic,
+}
+
+impl Interface {
+    /// Looks up the interface called `name` in this network namespace.
+    ///
+    /// # Errors
+    ///
+    /// There is none (the message lists those that are), or it has no Ethernet address.
+    pub async fn find(name: &str) -> Result<Self> {
+        let all = NetworkInterface::show().context("cannot list the network interfaces")?;
+        let Some(found) = all.iter().find(|interface| interface.name == name) else {
+            let mut names: Vec<_> = all.iter().map(|interface| interface.name.as_str()).collect();
+            names.dedup();
+            bail!(
+                "there is no network interface `{name}` here; there are: {}",
+                names.join(", ")
+            );
+        };
+        let mac = found
+            .mac_addr
+            .as_deref()
+            .and_then(parse_mac)
+            .filter(|mac| *mac != [0; 6])
+            .with_context(|| format!("{name} has no Ethernet address: balancer needs an Ethernet interface"))?;
+        let addresses = all
+            .iter()
+            .filter(|interface| interface.name == name)
+            .flat_map(|interface| &interface.addr)
+            .filter_map(network)
+            .collect();
+        let link = link(found.index).await?;
+        Ok(Self {
+            name: name.to_owned(),
+            index: found.index,
+            mac,
+            addresses,
+            veth: is_veth(&link),
+            xdp: xdp_state(&link),
+        })
+    }
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for octet in &mut mac {
+        *octet = u8::from_str_radix(parts.next()?, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
+}
+
+/// Link-local addresses are no one's identity: they mean another host on each link (RFC 3927, RFC 4291 section 2.5.6).
+fn network(address: &network_interface::Addr) -> Option<IpNet> {
+    let netmask = address.netmask().unwrap_or(match address.ip() {
+        IpAddr::V4(_) => IpAddr::from([255; 4]),
+        IpAddr::V6(_) => IpAddr::from([255; 16]),
+    });
+    let local = match address.ip() {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if local {
+        return None;
+    }
+    IpNet::with_netmask(address.ip(), netmask).ok()
+}
+
+async fn link(index: u32) -> Result<LinkMessage> {
+    use futures_util::TryStreamExt as _;
+    let (connection, handle, _) = rtnetlink::new_connection().context("cannot open netlink")?;
+    let task = tokio::spawn(connection);
+    let link = handle.link().get().match_index(index).execute().try_next().await;
+    task.abort();
+    link.context("cannot ask netlink for the interface")?
+        .context("the interface has just gone")
+}
+
+fn is_veth(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos
+            .iter()
+            .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth))),
+        _ => false,
+    })
+}
+
+fn xdp_state(link: &LinkMessage) -> XdpState {
+    let attached = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Xdp(items) => items.iter().find_map(|item| match item {
+            LinkXdp::Attached(attached) => Some(*attached),
+            _ => None,
+        }),
+        _ => None,
+    });
+    match attached {
+        None | Some(XdpAttached::None) => XdpState::None,
+        Some(XdpAttached::SocketBuffer) => XdpState::Generic,
+        Some(_) => XdpState::Native,
+    }
+}

@@ -1,0 +1,305 @@
+//! The programs in the kernel: load, pin, attach, and keep their maps in step with the cluster.
+//!
+//! Everything is pinned, so that it goes on when the daemon ends and the next one takes it over.
+
+pub mod explain;
+pub mod host;
+pub mod interface;
+pub mod maps;
+pub mod own;
+pub mod peers;
+pub mod pins;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{CgroupAttachMode, ProgramError, SockOps, Xdp, XdpMode, loaded_programs};
+use aya::{Ebpf, EbpfLoader};
+
+use self::interface::{Interface, XdpState};
+use self::maps::{MAPS, Maps};
+
+/// Names of the programs in the object.
+const STEER: &str = "steer";
+const COUNT_CONNECTIONS: &str = "count_connections";
+
+/// Names of the pinned links; an interface's name follows the first.
+const XDP_LINK: &str = "link_xdp_";
+const SOCK_OPS_LINK: &str = "link_sock_ops";
+
+/// How the XDP program is asked to be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// Native where it is known to work, else generic.
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the network stack, slower; works on any interface.
+    Generic,
+}
+
+/// The loaded programs.
+pub struct Datapath {
+    programs: Ebpf,
+    pin_dir: PathBuf,
+    /// Their maps.
+    pub maps: Maps,
+}
+
+impl Datapath {
+    /// Loads the programs; their maps are those pinned in `pin_dir`, or new ones that are pinned there.
+    pub fn load(pin_dir: &Path) -> Result<Self> {
+        maps::check_layout(pin_dir)?;
+        let mut loader = EbpfLoader::new();
+        for (name, ..) in MAPS {
+            loader.map_pin_path(name, pin_dir.join(name));
+        }
+        let mut programs = loader
+            .load(aya::include_bytes_aligned!(concat!(
+                env!("OUT_DIR"),
+                "/balancer-ebpf"
+            )))
+            .context("cannot load the BPF maps. balancer needs root and Linux 6.1 or later")?;
+        load_program::<Xdp>(&mut programs, STEER, Xdp::load)?;
+        load_program::<SockOps>(&mut programs, COUNT_CONNECTIONS, SockOps::load)?;
+        Ok(Self {
+            programs,
+            pin_dir: pin_dir.to_owned(),
+            maps: Maps::open(pin_dir)?,
+        })
+    }
+
+    /// Attaches the XDP program to `interface`, or puts it in the place of a predecessor's in one step. Returns how it is
+    /// attached now.
+    pub fn attach(&mut self, interface: &Interface, mode: Mode) -> Result<XdpState> {
+        let pin = xdp_link_pin(&self.pin_dir, &interface.name);
+        if let Some(state) = self.replace(interface, mode, &pin)? {
+            return Ok(state);
+        }
+        let foreign = interface.xdp;
+        if foreign != XdpState::None {
+            bail!(
+                "{} has an XDP program already, and it isn't balancer's. See `ip link show {0}` and `bpftool net`; remove \
+                 it with `ip link set {0} xdp off`, then attach again",
+                interface.name
+            );
+        }
+        let native = match mode {
+            Mode::Native => true,
+            Mode::Generic => false,
+            Mode::Auto if interface.veth => {
+                log::warn!(
+                    "{}: is a veth, where native mode needs settings at its other end that can't be seen from here: \
+                     attaching in generic mode. `--mode native` if you have set them (see the README)",
+                    interface.name
+                );
+                false
+            }
+            Mode::Auto => true,
+        };
+        if native {
+            match self.attach_new(interface, XdpMode::Driver, &pin) {
+                Ok(()) => return Ok(XdpState::Native),
+                Err(error) if mode == Mode::Native => {
+                    return Err(error.context(format!(
+                        "cannot attach to {} in native mode. Its driver may lack XDP: try `--mode generic`",
+                        interface.name
+                    )));
+                }
+                Err(error) => log::warn!(
+                    "{}: native mode doesn't work here ({error:#}): attaching in generic mode, which is slower",
+                    interface.name
+                ),
+            }
+        }
+        self.attach_new(interface, XdpMode::Skb, &pin)
+            .with_context(|| format!("cannot attach to {} in generic mode", interface.name))?;
+        Ok(XdpState::Generic)
+    }
+
+    /// Attaches the program that counts connections, unless a predecessor's that is the same one is there.
+    pub fn count_connections(&mut self) -> Result<()> {
+        let pin = self.pin_dir.join(SOCK_OPS_LINK);
+        let program: &mut SockOps = program(&mut self.programs, COUNT_CONNECTIONS)?;
+        if let Some(link) = pinned_link(&pin)? {
+            let attached = FdLink::from(link)
+                .info()
+                .map(|info| info.program_id())
+                .context("cannot ask for the attached sock_ops program")?;
+            let new = program.info()?.tag();
+            let same = loaded_programs()
+                .filter_map(Result::ok)
+                .any(|other| other.id() == attached && other.tag() == new);
+            if same {
+                return Ok(());
+            }
+            fs::remove_file(&pin)?;
+        }
+        let cgroup = cgroup_root().context("cannot open the root of cgroup v2")?;
+        let link = program
+            .attach(cgroup, CgroupAttachMode::AllowMultiple)
+            .context("cannot attach the program that counts connections to cgroup v2")?;
+        let link: FdLink = program.take_link(link)?.try_into()?;
+        link.pin(&pin)
+            .with_context(|| format!("cannot pin {}", pin.display()))?;
+        Ok(())
+    }
+
+    /// Takes a predecessor's link over, if there is one that is still attached to `interface` in a fitting mode.
+    fn replace(
+        &mut self,
+        interface: &Interface,
+        mode: Mode,
+        pin: &Path,
+    ) -> Result<Option<XdpState>> {
+        let Some(link) = pinned_link(pin)? else {
+            return Ok(None);
+        };
+        let state = interface.xdp;
+        let fits = match mode {
+            Mode::Auto => state != XdpState::None,
+            Mode::Native => state == XdpState::Native,
+            Mode::Generic => state == XdpState::Generic,
+        };
+        if !fits {
+            log::info!("{}: is attached in another mode, attaching anew", interface.name);
+            fs::remove_file(pin)?;
+            drop(link);
+            return Ok(None);
+        }
+        let program: &mut Xdp = program(&mut self.programs, STEER)?;
+        let link = program
+            .attach_to_link(XdpLink::try_from(FdLink::from(link))?)
+            .with_context(|| format!("cannot replace the program on {}", interface.name))?;
+        // The pin holds the link; what is taken here may be closed.
+        drop(program.take_link(link)?);
+        Ok(Some(state))
+    }
+
+    fn attach_new(&mut self, interface: &Interface, mode: XdpMode, pin: &Path) -> Result<()> {
+        let program: &mut Xdp = program(&mut self.programs, STEER)?;
+        let link = program.attach_to_if_index(interface.index, mode)?;
+        let link: FdLink = program.take_link(link)?.try_into().map_err(|error: LinkError| {
+            anyhow!(error).context("this kernel has no BPF links for XDP")
+        })?;
+        link.pin(pin)
+            .with_context(|| format!("cannot pin {}", pin.display()))?;
+        Ok(())
+    }
+}
+
+/// Detaches the XDP program from the interface called `name`. `false`: there was nothing.
+pub fn detach(pin_dir: &Path, name: &str) -> Result<bool> {
+    remove_pin(&xdp_link_pin(pin_dir, name))
+}
+
+/// Removes all that is pinned in `pin_dir` and with it, in the kernel, all that only the pins keep.
+pub fn unpin_all(pin_dir: &Path) -> Result<()> {
+    remove_pin(&pin_dir.join(SOCK_OPS_LINK))?;
+    for name in attached(pin_dir)? {
+        detach(pin_dir, &name)?;
+    }
+    maps::unpin(pin_dir)
+}
+
+/// Names of the interfaces that programs pinned in `pin_dir` are attached to.
+pub fn attached(pin_dir: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(pin_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", pin_dir.display()));
+        }
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        if let Some(interface) = name.to_str().and_then(|name| name.strip_prefix(XDP_LINK)) {
+            names.push(interface.replace(':', "."));
+        }
+    }
+    Ok(names)
+}
+
+/// A pin's name must not have a dot (bpffs keeps those), and no interface's name has a colon.
+fn xdp_link_pin(pin_dir: &Path, interface: &str) -> PathBuf {
+    pin_dir.join(format!("{XDP_LINK}{}", interface.replace('.', ":")))
+}
+
+fn remove_pin(pin: &Path) -> Result<bool> {
+    match fs::remove_file(pin) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", pin.display())),
+    }
+}
+
+fn pinned_link(pin: &Path) -> Result<Option<PinnedLink>> {
+    if !pin.exists() {
+        return Ok(None);
+    }
+    PinnedLink::from_pin(pin)
+        .map(Some)
+        .with_context(|| format!("cannot open the pinned link {}", pin.display()))
+}
+
+fn program<'a, P>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    let program = programs
+        .program_mut(name)
+        .with_context(|| format!("the BPF object has no program `{name}`"))?;
+    Ok(program.try_into()?)
+}
+
+fn load_program<'a, P>(
+    programs: &'a mut Ebpf,
+    name: &str,
+    load: impl FnOnce(&mut P) -> Result<(), ProgramError>,
+) -> Result<()>
+where
+    P: 'a,
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    match load(program(programs, name)?) {
+        Ok(()) => Ok(()),
+        Err(ProgramError::LoadError { io_error, verifier_log }) => {
+            log::debug!("the verifier on `{name}`:\n{verifier_log}");
+            Err(io_error).with_context(|| {
+                format!(
+                    "the kernel refuses the BPF program `{name}`. balancer needs root and Linux 6.1 or later (this is {}); \
+                     the verifier's words are in the log with RUST_LOG=debug",
+                    kernel_release()
+                )
+            })
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot load the BPF program `{name}`")),
+    }
+}
+
+fn kernel_release() -> String {
+    nix::sys::utsname::uname().map_or_else(
+        |_| "an unknown one".to_owned(),
+        |names| names.release().to_string_lossy().into_owned(),
+    )
+}
+
+/// The root of the cgroup v2 hierarchy, by a mount that nobody else sees: it works wherever, or whether, the host has
+/// mounted its own.
+fn cgroup_root() -> io::Result<std::os::fd::OwnedFd> {
+    use rustix::mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen,
+    };
+    let context = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    Ok(fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?)
+}

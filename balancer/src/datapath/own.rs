@@ -1,0 +1,90 @@
+//! This server's own part of the maps: settings, services, ports, identities, the last sample of its load.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use balancer_common::types::{Address, Identity, Port, Service, cost_of};
+
+use super::maps::Maps;
+use crate::config::{self, Protocol};
+
+/// What changes about a service while the daemon runs. See [`Service`] for the meanings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceState {
+    /// Last sample of this server's load, in basis points.
+    pub sample: u32,
+    /// Healthy, and not draining.
+    pub ready: bool,
+    /// Open connections that the kernel's count lacks (wrapped if it has too many).
+    pub uncounted: u64,
+    /// First packets given up.
+    pub given_up: u64,
+}
+
+/// Sets which service has which port.
+pub fn set_ports(maps: &mut Maps, services: &[config::Service]) -> Result<()> {
+    for number in 0..=u16::MAX {
+        let port = port(services, number);
+        // What is right is left alone: a predecessor's programs go by this map at this moment.
+        if maps.ports.get(&u32::from(number), 0)? != port {
+            maps.ports.set(u32::from(number), port, 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets one service's levels and state.
+pub fn set_service(
+    maps: &mut Maps,
+    index: u32,
+    service: &config::Service,
+    state: ServiceState,
+) -> Result<()> {
+    let value = Service {
+        uncounted: state.uncounted,
+        given_up: state.given_up,
+        cost: cost_of(service.capacity.get()),
+        sample: state.sample,
+        overload: service.levels.overload.basis_points(),
+        margin: service.levels.margin.basis_points(),
+        policy: service.levels.policy as u32,
+        ready: u32::from(state.ready),
+    };
+    maps.services
+        .set(index, value, 0)
+        .context("cannot write the map SERVICES")
+}
+
+/// Makes the identities that this server holds, and the addresses of its peers, the ones in the map.
+pub fn set_identities(maps: &mut Maps, wanted: &BTreeMap<IpAddr, Identity>) -> Result<()> {
+    let present: Vec<Address> = maps.identities.keys().collect::<Result<_, _>>()?;
+    for address in present {
+        if !wanted.contains_key(&IpAddr::from(address)) {
+            maps.identities.remove(&address)?;
+        }
+    }
+    for (&address, &identity) in wanted {
+        maps.identities
+            .insert(Address::from(address), identity, 0)
+            .with_context(|| format!("cannot enter {address} in the map IDENTITIES"))?;
+    }
+    Ok(())
+}
+
+fn port(services: &[config::Service], number: u16) -> Port {
+    let service_of = |protocol| {
+        services
+            .iter()
+            .position(|service| {
+                service.ports.iter().any(|range| {
+                    range.protocol == protocol && (range.first..=range.last).contains(&number)
+                })
+            })
+            .map_or(0, |index| index as u8 + 1)
+    };
+    Port {
+        tcp: service_of(Protocol::Tcp),
+        udp: service_of(Protocol::Udp),
+    }
+}
