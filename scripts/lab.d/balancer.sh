@@ -19,12 +19,12 @@ END
     for host in $(servers); do
         start "balancer-$host" "$host" "$bin/balancer" attach eth0 --config "$state/balancer.toml" --name "$host" \
             --control "$state/$host.sock" --pin-dir "$state/bpf/$host" --key "$state/cluster.key" --mode native
-        wait_for 15 "balancer-$host" "$host" "answer" balancer "$host" status --json
-        wait_for 15 balancer-web1 web1 "see $host" sees web1 "$started"
+        wait_for 15 "balancer-$host" "answer" balancer "$host" status --json
+        wait_for 15 balancer-web1 "see $host" sees web1 "$started"
         started=$((started + 1))
     done
     for host in $(servers); do
-        wait_for 15 "balancer-$host" "$host" "see all others" sees "$host" $((started - 1))
+        wait_for 15 "balancer-$host" "see all others" sees "$host" $((started - 1))
     done
     echo "ok: balancer on each server, and each sees the others; 100 % is $full connections"
 }
@@ -50,8 +50,9 @@ open_connections() {
         echo 0
         return
     }
+    # Counters that were read at slightly different times may make less than nothing.
     entries "$1" CONNECTIONS | jq -s '.[0].value
-        | ([.open, 0] | max) + ([.arrived - .established - .given_up, 0] | max)'
+        | (.open | numbers // 0) + ([.arrived - .established - .given_up, 0] | max)'
 }
 
 # In percent of the capacity.
@@ -63,19 +64,19 @@ load_of() {
 
 # The entries of a pinned map, one JSON object a line, summed over the CPUs where each CPU has its own.
 entries() {
-    bpftool --json map dump pinned "$state/bpf/$1/$2" | jq -c '
+    # jq would round numbers that don't fit a double.
+    bpftool --json map dump pinned "$state/bpf/$1/$2" | sed -E 's/:([0-9]{16,})/:"\1"/g' | jq -c '
         .[].formatted
-        | if .values then .value = ([.values[].value | to_entries[]]
-              | group_by(.key) | map({key: .[0].key, value: (map(.value) | add)}) | from_entries)
-          else . end
-        | {key, value}'
+        | {key, value: (.value // reduce (.values[].value | to_entries[]) as $field ({}; .[$field.key] += $field.value))}'
 }
 
 # A map's entries that aren't empty, and of these what isn't zero.
 show_map() {
     entries "$1" "$2" | jq -r '
         def in_use: if type == "array" or type == "object" then any(.[]; in_use) else . != 0 end;
+        def hex: "0123456789abcdef" as $digits | "\($digits[. / 16 | floor:][:1])\($digits[. % 16:][:1])";
+        def text: if type == "array" then map(hex) | join(":") else tostring end;
         select(.value | in_use)
-        | "[\(.key)] " + ([.value | to_entries[] | select(.value | in_use) | "\(.key)=\(.value | tostring)"] | join(" "))' |
+        | "[\(.key)] " + ([.value | to_entries[] | select(.value | in_use) | "\(.key)=\(.value | text)"] | join(" "))' |
         fold -s -w 96 | sed 's/^/  /; s/^  \([^[]\)/      \1/'
 }

@@ -114,7 +114,7 @@ http {
 }
 END
     start "nginx-$host" "$host" nginx -c "$state/nginx-$host.conf" -e stderr
-    wait_for 10 "nginx-$host" "$host" "answer" on "$host" curl -sf -o /dev/null "http://$(address "$host")/"
+    wait_for 10 "nginx-$host" "answer" on "$host" curl -sf -o /dev/null "http://$(address "$host")/"
 }
 
 # Starts a program that runs on a host until it is ended.
@@ -122,39 +122,38 @@ start() {
     local name=$1 host=$2
     # A session of its own: Ctrl-C is for the lab, which then ends it in due order.
     setsid nsenter --net="/run/netns/$LAB-$host" -- "${@:3}" >"$state/$name.log" 2>&1 </dev/null &
-    echo $! >"$state/$name.pid"
+    # With its namespace, since the number alone may be another process's one day.
+    echo "$! $(stat -Lc %i "/run/netns/$LAB-$host")" >"$state/$name.pid"
 }
 
 runs() {
-    local name=$1 host=$2 pid namespace
-    pid=$(cat "$state/$name.pid" 2>/dev/null) && namespace=$(stat -Lc %i "/run/netns/$LAB-$host" 2>/dev/null) || return 1
-    # A process of another namespace only has the number of one that has ended.
-    [[ $(stat -Lc %i "/proc/$pid/ns/net" 2>/dev/null) == "$namespace" ]]
+    local pid namespace
+    read -r pid namespace 2>/dev/null <"$state/$1.pid" && [[ $(stat -Lc %i "/proc/$pid/ns/net" 2>/dev/null) == "$namespace" ]]
 }
 
 up_or_down() {
-    if runs "$@"; then echo up; else echo down; fi
+    if runs "$1"; then echo up; else echo down; fi
 }
 
 end() {
-    local name=$1 host=${1#*-} pid i
-    pid=$(cat "$state/$name.pid")
-    if runs "$name" "$host"; then
+    local name=$1 pid i
+    read -r pid _ <"$state/$name.pid"
+    if runs "$name"; then
         kill "$pid" 2>/dev/null || true
         for ((i = 0; i < 50; i++)); do
-            runs "$name" "$host" || break
+            runs "$name" || break
             sleep 0.1
         done
-        ! runs "$name" "$host" || kill -9 "$pid" 2>/dev/null || true
+        ! runs "$name" || kill -9 "$pid" 2>/dev/null || true
     fi
     rm -f "$state/$name.pid"
 }
 
 # Waits until a command succeeds, as long as the program that it waits for runs.
 wait_for() {
-    local seconds=$1 name=$2 host=$3 what=$4 deadline=$((SECONDS + $1))
-    until "${@:5}" >/dev/null 2>&1; do
-        if ! runs "$name" "$host" && ! { sleep 0.2 && runs "$name" "$host"; }; then
+    local seconds=$1 name=$2 what=$3 deadline=$((SECONDS + $1))
+    until "${@:4}" >/dev/null 2>&1; do
+        if ! runs "$name" && ! { sleep 0.2 && runs "$name"; }; then
             tail -n 20 "$state/$name.log" >&2
             die "$name ended"
         elif ((SECONDS > deadline)); then
