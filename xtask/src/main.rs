@@ -1,2 +1,92 @@
-//! Tasks.
-fn main() {}
+//! Development tasks, run as `cargo xtask TASK`. Setting up, testing and the lab are scripts/setup, scripts/test and
+//! scripts/lab, since they must run before anything is built.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use serde_json::Value;
+
+/// Development tasks
+#[derive(Parser)]
+enum Task {
+    /// Build for release, and tell how large the daemon and the programs for the kernel are
+    Build,
+}
+
+fn main() -> Result<()> {
+    match Task::parse() {
+        Task::Build => build(),
+    }
+}
+
+fn build() -> Result<()> {
+    let messages = cargo_build()?;
+    let daemon = messages
+        .iter()
+        .find_map(executable)
+        .context("cargo built no program called balancer")?;
+    let object = messages
+        .iter()
+        .find_map(build_script_output)
+        .context("balancer's build script didn't run")?
+        .join("balancer-ebpf");
+    for path in [daemon, object] {
+        let size = fs::metadata(&path)
+            .with_context(|| path.display().to_string())?
+            .len();
+        println!(
+            "{:>10}  {}",
+            format!("{} KiB", size.div_ceil(1024)),
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Builds balancer; returns what cargo tells about it
+/// (<https://doc.rust-lang.org/cargo/reference/external-tools.html#json-messages>).
+fn cargo_build() -> Result<Vec<Value>> {
+    let cargo = env::var_os("CARGO").context("CARGO isn't set: run this as `cargo xtask`")?;
+    let output = Command::new(cargo)
+        .args([
+            "build",
+            "--release",
+            "--package=balancer",
+            "--message-format=json-render-diagnostics",
+        ])
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo didn't start")?;
+    if !output.status.success() {
+        bail!("cargo build failed");
+    }
+    output
+        .stdout
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).context("cargo's message isn't JSON"))
+        .collect()
+}
+
+fn executable(message: &Value) -> Option<PathBuf> {
+    let is_balancer =
+        message["reason"] == "compiler-artifact" && message["target"]["name"] == "balancer";
+    message["executable"]
+        .as_str()
+        .filter(|_| is_balancer)
+        .map(PathBuf::from)
+}
+
+fn build_script_output(message: &Value) -> Option<PathBuf> {
+    let is_balancer = message["reason"] == "build-script-executed"
+        && message["package_id"].as_str()?.contains("/balancer#");
+    message["out_dir"]
+        .as_str()
+        .filter(|_| is_balancer)
+        .map(PathBuf::from)
+}
