@@ -227,7 +227,7 @@ impl Reporter {
     /// A part of `window` that differs between servers and from report to report.
     fn jitter(&self, window: Duration) -> Duration {
         let share = mix(self.options.me.0 ^ mix(self.sequence)) >> 32;
-        Duration::from_nanos((window.as_nanos() * u128::from(share) >> 32) as u64)
+        Duration::from_nanos(((window.as_nanos() * u128::from(share)) >> 32) as u64)
     }
 }
 
