@@ -1,1 +1,277 @@
-//! To come.
+//! The cluster as one server sees it, without a clock, socket, file or random source.
+//!
+//! A driver hands in what came from the network and what time it is, and takes out what is to be sent and what has
+//! happened: [`Cluster::handle`], [`Cluster::handle_timeout`] and the like in, [`Cluster::poll_transmit`] and
+//! [`Cluster::poll_event`] out, until both give `None`. Then nothing happens before [`Cluster::next_timeout`].
+//!
+//! A driver that was late reads what waits in its socket first and calls [`Cluster::handle_timeout`] after that.
+#![forbid(unsafe_code)]
+
+mod membership;
+mod report;
+mod reporter;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use membership::{MAX_PEERS, MEMORY, Peer, Status};
+pub use report::{
+    IdentityReport, Invalid, Link, MAX_ADDRESSES, MAX_ENCODED, MAX_IDENTITIES, MAX_LINKS, MAX_NAME,
+    MAX_PORTS, MAX_SERVICES, Message, PortRange, Report, ServiceReport,
+};
+pub use reporter::{OwnService, OwnState};
+pub use time::{Timestamp, Timing};
+
+use membership::Membership;
+use reporter::Reporter;
+
+/// What a server is known by, whatever its name and addresses are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ServerId(pub u64);
+
+impl fmt::Display for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Who this server is, and the rhythm it starts with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This server's id.
+    pub me: ServerId,
+    /// When this daemon started, in milliseconds: more than at its last start, or peers take its reports for old ones.
+    pub boot: u64,
+    /// This server's name.
+    pub name: String,
+    /// From one report to the next; at least 1 ms.
+    pub period: Duration,
+    /// Periods of silence that make a peer suspect; at least 2.
+    pub timeout_periods: u32,
+}
+
+/// A message to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// To whom.
+    pub to: Destination,
+    /// What.
+    pub message: Message,
+}
+
+/// Where a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To all servers.
+    Group,
+    /// To one.
+    Unicast(SocketAddr),
+}
+
+/// What has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A server that wasn't known is there.
+    Joined(ServerId),
+    /// A peer's report has been accepted.
+    PeerUpdated(ServerId),
+    /// A peer is thought of in another way.
+    Changed {
+        /// The peer.
+        id: ServerId,
+        /// Its status before.
+        from: Status,
+        /// Its status now.
+        to: Status,
+    },
+    /// Find out whether this peer's host lives (ARP, neighbour solicitation), then call [`Cluster::handle_probe`].
+    Probe(ServerId),
+    /// A peer has the name of this server or of another living peer. Said again only if that has changed.
+    NameConflict {
+        /// The peer.
+        id: ServerId,
+        /// The name.
+        name: String,
+    },
+    /// A peer was silent for [`MEMORY`] and isn't known any more.
+    Forgotten(ServerId),
+}
+
+/// Why a message was refused. It has changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// This server's own report came back.
+    #[error("own report")]
+    Own,
+    /// Another start of a server with this server's id: a replay from before a restart, or a cloned machine.
+    #[error("report of another server with this server's id")]
+    SharedId,
+    /// Not newer than what is known: repeated, or overtaken by a newer one.
+    #[error("replayed or overtaken report")]
+    Replayed,
+    /// As many peers are known as can be.
+    #[error("report of a new peer where {MAX_PEERS} are known")]
+    TooManyPeers,
+}
+
+/// The cluster as one server sees it.
+#[derive(Debug)]
+pub struct Cluster {
+    timing: Timing,
+    reporter: Reporter,
+    membership: Membership,
+    asked_group: Timestamp,
+    out: Outbox,
+}
+
+/// What waits for the driver.
+#[derive(Debug, Default)]
+struct Outbox {
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+}
+
+impl Outbox {
+    fn send(&mut self, to: Destination, message: Message) {
+        self.transmits.push_back(Transmit { to, message });
+    }
+}
+
+impl Cluster {
+    /// A server that knows nobody, and asks.
+    pub fn new(options: Options) -> Self {
+        let mut out = Outbox::default();
+        out.send(Destination::Group, Message::Query);
+        Self {
+            timing: Timing::new(options.period, options.timeout_periods),
+            reporter: Reporter::new(options),
+            membership: Membership::default(),
+            asked_group: Timestamp(0),
+            out,
+        }
+    }
+
+    /// Says how this server is. Peers are told in the next report, at once (but not more often than each tenth of a
+    /// period or 10 ms) if more has changed than how loaded a service is below or above its level. Before the first
+    /// call nothing is reported. An error leaves what was set before.
+    pub fn set_own(&mut self, now: Timestamp, own: OwnState) -> Result<(), Invalid> {
+        self.notice_stall(now);
+        let newly_over = self.reporter.set_own(now, own, self.timing)?;
+        // From now on flows are steered by what peers said, so that should be fresh.
+        let old = |peer: &Peer| {
+            peer.status == Status::Online && now.since(peer.heard) > self.timing.period / 2
+        };
+        if newly_over
+            && now >= self.asked_group + self.timing.period
+            && self.membership.iter().any(old)
+        {
+            self.asked_group = now;
+            self.out.send(Destination::Group, Message::Query);
+        }
+        Ok(())
+    }
+
+    /// Takes in a message that came from the address `from`.
+    pub fn handle(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        message: Message,
+    ) -> Result<(), Refused> {
+        self.notice_stall(now);
+        let Options { me, boot, name, .. } = self.reporter.options();
+        match message {
+            Message::Query => {
+                self.reporter.handle_query(now, from, self.timing);
+                Ok(())
+            }
+            Message::Report(report) if report.server == *me && report.boot == *boot => {
+                Err(Refused::Own)
+            }
+            Message::Report(report) if report.server == *me => Err(Refused::SharedId),
+            Message::Report(report) => {
+                self.membership
+                    .handle_report(now, from, *report, name, &mut self.out)
+            }
+        }
+    }
+
+    /// Takes in whether the host of peer `id` answered the probe that [`Event::Probe`] asked for.
+    pub fn handle_probe(&mut self, now: Timestamp, id: ServerId, answered: bool) {
+        self.notice_stall(now);
+        self.membership
+            .handle_probe(now, id, answered, &mut self.out);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.notice_stall(now);
+        self.membership
+            .handle_timeout(now, self.timing, &mut self.out);
+        self.reporter
+            .handle_timeout(now, self.timing, &mut self.out);
+    }
+
+    /// When [`Self::handle_timeout`] has something to do; [`Timestamp::NEVER`] if nothing is to come.
+    pub fn next_timeout(&self) -> Timestamp {
+        self.reporter
+            .next_timeout()
+            .min(self.membership.next_timeout(self.timing))
+    }
+
+    /// The next message to be sent.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.out.transmits.pop_front()
+    }
+
+    /// The next thing that has happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.out.events.pop_front()
+    }
+
+    /// Changes how often this server reports, and with it how long a silence is suspect.
+    pub fn set_period(&mut self, period: Duration) {
+        self.timing = self.timing.with_period(period);
+        self.reporter.set_timing(self.timing);
+    }
+
+    /// Says goodbye to all. Each call says it once more, since datagrams get lost; other reports end with the first.
+    pub fn leave(&mut self) {
+        self.reporter.leave(&mut self.out);
+    }
+
+    /// How often servers report, and when silence is suspect.
+    pub fn timing(&self) -> Timing {
+        self.timing
+    }
+
+    /// The servers known, by id, those that have gone included.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.membership.iter()
+    }
+
+    /// One of [`Self::peers`].
+    pub fn peer(&self, id: ServerId) -> Option<&Peer> {
+        self.membership.peer(id)
+    }
+
+    /// Who this server is.
+    pub fn me(&self) -> ServerId {
+        self.reporter.options().me
+    }
+
+    /// A server that didn't run when it should have can't tell its own silence from that of others: a suspended
+    /// machine has missed what came meanwhile.
+    fn notice_stall(&mut self, now: Timestamp) {
+        if now.since(self.next_timeout()) > self.timing.period / 2 {
+            self.membership.distrust();
+        }
+    }
+}

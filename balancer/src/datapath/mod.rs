@@ -8,7 +8,6 @@ pub mod interface;
 pub mod maps;
 pub mod own;
 pub mod peers;
-pub mod pins;
 
 use std::fs;
 use std::io;

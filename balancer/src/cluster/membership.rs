@@ -1,0 +1,355 @@
+//! What this server knows of its peers, and what their silence means.
+
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Destination, Event, Message, Outbox, Refused, Report, ServerId, Timestamp, Timing};
+
+/// Peers known at one time.
+pub const MAX_PEERS: usize = balancer_common::types::MAX_PEERS as usize;
+
+/// How long a peer that doesn't report any more is remembered.
+pub const MEMORY: Duration = Duration::from_secs(3_600);
+
+/// A peer, as of its newest report.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// That report.
+    pub report: Report,
+    /// When it came in.
+    pub heard: Timestamp,
+    /// Where it came from.
+    pub from: SocketAddr,
+    /// What is thought of the peer.
+    pub status: Status,
+    /// It shares its name with this server or with another living peer.
+    pub name_conflict: bool,
+    /// When its silence made us ask it, if nothing was heard since.
+    asked: Option<Timestamp>,
+    /// When its host was last to be probed, if that probe can be trusted.
+    probed: Option<Timestamp>,
+}
+
+/// What is thought of a peer.
+///
+/// ```text
+///                         report (from any state)
+///            ┌───────────────────────────────────────────────┐
+///            v                                               │
+///        ┌────────┐ silent for the time-out ┌─────────┐      │
+///   ──>  │ Online │ ──────────────────────> │ Suspect │ ──┐  │
+///        └────────┘        probe it         └─────────┘   │  │
+///         │  silent for the time-out          │           │  │
+///         │  less a period: ask it  probe     │  probe    │  │
+///         │                         answered  v  unanswered  │
+///         │                         ┌────────┐   │           │
+///         │                    ┌──> │ Silent │   │           │
+///         │       probe again  └─── └────────┘   │           │
+///         │      each time-out        │          v           │
+///         │                     probe │     ┌──────┐         │
+///         │                unanswered └───> │ Dead │ ────────┤
+///         │ goodbye (from any state)        └──────┘         │
+///         │                                 ┌──────┐         │
+///         └───────────────────────────────> │ Left │ ────────┘
+///                                           └──────┘
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Its reports come in.
+    Online,
+    /// They don't; whether its host lives is being found out.
+    Suspect,
+    /// Its host lives, its daemon doesn't report: no new flows for it, old ones go on.
+    Silent,
+    /// Its host doesn't answer either.
+    Dead,
+    /// It said goodbye.
+    Left,
+}
+
+/// What may happen to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Input {
+    /// A report came in.
+    Report,
+    /// Its last report came in.
+    Goodbye,
+    /// One period short of the time-out, or the time for another try of a peer that was asked before.
+    Overdue,
+    /// The time-out has passed since the last report, or since the last probe.
+    TimedOut,
+    /// Its host answered the probe.
+    Answered,
+    /// Its host did not.
+    Unanswered,
+}
+
+/// What is to be done about a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    /// Query it by unicast.
+    Ask,
+    /// Have its host probed, and query it once more.
+    Probe,
+}
+
+impl Status {
+    /// Whether the peer is thought to be there.
+    pub fn is_alive(self) -> bool {
+        matches!(self, Self::Online | Self::Suspect | Self::Silent)
+    }
+
+    fn after(self, input: Input) -> (Self, Option<Action>) {
+        match (self, input) {
+            (_, Input::Report) => (Self::Online, None),
+            (_, Input::Goodbye) | (Self::Left, _) => (Self::Left, None),
+            (Self::Online, Input::Overdue) => (Self::Online, Some(Action::Ask)),
+            (Self::Online | Self::Suspect, Input::TimedOut) => (Self::Suspect, Some(Action::Probe)),
+            (Self::Silent, Input::TimedOut) => (Self::Silent, Some(Action::Probe)),
+            (Self::Suspect | Self::Silent, Input::Answered) => (Self::Silent, None),
+            (Self::Suspect | Self::Silent, Input::Unanswered) => (Self::Dead, None),
+            // A late answer to a probe: a report has told more since, or will.
+            (Self::Online | Self::Dead, Input::Answered | Input::Unanswered)
+            | (Self::Suspect | Self::Silent | Self::Dead, Input::Overdue)
+            | (Self::Dead, Input::TimedOut) => (self, None),
+        }
+    }
+}
+
+/// The peers, by id.
+#[derive(Debug, Default)]
+pub(super) struct Membership {
+    peers: BTreeMap<ServerId, Peer>,
+}
+
+impl Membership {
+    pub fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values()
+    }
+
+    pub fn peer(&self, id: ServerId) -> Option<&Peer> {
+        self.peers.get(&id)
+    }
+
+    /// Takes a report in, unless it is not newer than what is known.
+    pub fn handle_report(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        report: Report,
+        own_name: &str,
+        out: &mut Outbox,
+    ) -> Result<(), Refused> {
+        let id = report.server;
+        let leaving = report.leaving;
+        let full = self.peers.len() >= MAX_PEERS;
+        let renamed = match self.peers.entry(id) {
+            // Nobody is missed who was never seen.
+            Entry::Vacant(_) if leaving => return Ok(()),
+            Entry::Vacant(_) if full => return Err(Refused::TooManyPeers),
+            Entry::Vacant(entry) => {
+                entry.insert(Peer::new(now, from, report));
+                out.events.push_back(Event::Joined(id));
+                true
+            }
+            Entry::Occupied(mut entry) => {
+                let peer = entry.get_mut();
+                if (report.boot, report.sequence) <= (peer.report.boot, peer.report.sequence) {
+                    return Err(Refused::Replayed);
+                }
+                let renamed = peer.report.name != report.name;
+                peer.renew(now, from, report);
+                renamed
+            }
+        };
+        out.events.push_back(Event::PeerUpdated(id));
+        self.apply(
+            now,
+            id,
+            if leaving {
+                Input::Goodbye
+            } else {
+                Input::Report
+            },
+            out,
+        );
+        self.judge_name(id, renamed, own_name, out);
+        Ok(())
+    }
+
+    /// What the probe of a peer's host gave.
+    pub fn handle_probe(&mut self, now: Timestamp, id: ServerId, answered: bool, out: &mut Outbox) {
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        if answered {
+            self.apply(now, id, Input::Answered, out);
+        } else if peer.probed.is_some() {
+            self.apply(now, id, Input::Unanswered, out);
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Timestamp, timing: Timing, out: &mut Outbox) {
+        self.peers.retain(|id, peer| {
+            let keep = now < peer.forgotten_at();
+            if !keep {
+                out.events.push_back(Event::Forgotten(*id));
+            }
+            keep
+        });
+        let due: Vec<_> = (self.peers.iter())
+            .filter_map(|(id, peer)| peer.deadline(timing).map(|(at, input)| (*id, at, input)))
+            .filter(|(_, at, _)| *at <= now)
+            .collect();
+        for (id, _, input) in due {
+            self.apply(now, id, input, out);
+        }
+    }
+
+    pub fn next_timeout(&self, timing: Timing) -> Timestamp {
+        (self.peers.values())
+            .map(|peer| {
+                peer.deadline(timing)
+                    .map_or(Timestamp::NEVER, |(at, _)| at)
+                    .min(peer.forgotten_at())
+            })
+            .min()
+            .unwrap_or(Timestamp::NEVER)
+    }
+
+    /// This server didn't run for a while: what it asked and had probed before may have been answered unheard, so all
+    /// of it is asked again before anyone is judged.
+    pub fn distrust(&mut self) {
+        for peer in self.peers.values_mut() {
+            peer.asked = None;
+            peer.probed = None;
+        }
+    }
+
+    fn apply(&mut self, now: Timestamp, id: ServerId, input: Input, out: &mut Outbox) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let (status, action) = peer.status.after(input);
+        if status != peer.status {
+            out.events.push_back(Event::Changed {
+                id,
+                from: peer.status,
+                to: status,
+            });
+            peer.status = status;
+        }
+        match action {
+            Some(Action::Ask) => peer.asked = Some(now),
+            Some(Action::Probe) => {
+                peer.probed = Some(now);
+                out.events.push_back(Event::Probe(id));
+            }
+            None => return,
+        }
+        out.send(Destination::Unicast(peer.from), Message::Query);
+    }
+
+    fn judge_name(&mut self, id: ServerId, renamed: bool, own_name: &str, out: &mut Outbox) {
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        let name = peer.report.name.clone();
+        let taken = |other: &Peer| {
+            other.report.server != id && other.status.is_alive() && other.report.name == name
+        };
+        let conflict =
+            peer.status.is_alive() && (name == own_name || self.peers.values().any(taken));
+        let news = conflict && (renamed || !peer.name_conflict);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.name_conflict = conflict;
+        }
+        if news {
+            out.events.push_back(Event::NameConflict { id, name });
+        }
+    }
+}
+
+impl Peer {
+    fn new(now: Timestamp, from: SocketAddr, report: Report) -> Self {
+        Self {
+            report,
+            heard: now,
+            from,
+            status: Status::Online,
+            name_conflict: false,
+            asked: None,
+            probed: None,
+        }
+    }
+
+    fn renew(&mut self, now: Timestamp, from: SocketAddr, report: Report) {
+        let (status, name_conflict) = (self.status, self.name_conflict);
+        *self = Self {
+            status,
+            name_conflict,
+            ..Self::new(now, from, report)
+        };
+    }
+
+    /// What happens next if nothing is heard from the peer, and when.
+    fn deadline(&self, timing: Timing) -> Option<(Timestamp, Input)> {
+        match (self.status, self.asked) {
+            (Status::Online, None) => Some((self.heard + timing.patience(), Input::Overdue)),
+            // Whoever is judged was asked before and had a period to answer.
+            (Status::Online, Some(asked)) => {
+                let at = (self.heard + timing.timeout()).max(asked + timing.period);
+                Some((at, Input::TimedOut))
+            }
+            (Status::Suspect | Status::Silent, _) => {
+                let at = self
+                    .probed
+                    .map_or(self.heard, |probed| probed + timing.timeout());
+                Some((at, Input::TimedOut))
+            }
+            (Status::Dead | Status::Left, _) => None,
+        }
+    }
+
+    fn forgotten_at(&self) -> Timestamp {
+        self.heard + MEMORY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Action::{Ask, Probe};
+    use Input::{Answered, Goodbye, Overdue, TimedOut, Unanswered};
+    use Status::{Dead, Left, Online, Silent, Suspect};
+
+    #[test]
+    fn the_whole_table() {
+        let inputs = [
+            Input::Report,
+            Goodbye,
+            Overdue,
+            TimedOut,
+            Answered,
+            Unanswered,
+        ];
+        #[rustfmt::skip]
+        let table = [
+            //         Report          Goodbye       Overdue              TimedOut                Answered        Unanswered
+            (Online,  [(Online, None), (Left, None), (Online, Some(Ask)), (Suspect, Some(Probe)), (Online, None), (Online, None)]),
+            (Suspect, [(Online, None), (Left, None), (Suspect, None),     (Suspect, Some(Probe)), (Silent, None), (Dead, None)]),
+            (Silent,  [(Online, None), (Left, None), (Silent, None),      (Silent, Some(Probe)),  (Silent, None), (Dead, None)]),
+            (Dead,    [(Online, None), (Left, None), (Dead, None),        (Dead, None),           (Dead, None),   (Dead, None)]),
+            (Left,    [(Online, None), (Left, None), (Left, None),        (Left, None),           (Left, None),   (Left, None)]),
+        ];
+        for (status, row) in table {
+            for (input, expected) in inputs.into_iter().zip(row) {
+                assert_eq!(status.after(input), expected, "{status:?}, {input:?}");
+            }
+        }
+    }
+}

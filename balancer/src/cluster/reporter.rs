@@ -1,0 +1,240 @@
+//! What this server says of itself, and when.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{
+    Destination, IdentityReport, Invalid, Link, Message, Options, Outbox, Report, ServiceReport,
+    Timestamp, Timing,
+};
+
+/// Servers that ask at nearly one time and are answered one by one. Where more ask, as when a whole rack starts, one
+/// report to the group answers them all.
+const MAX_ASKERS: usize = 8;
+
+/// How this server is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnState {
+    /// Its balanced interfaces.
+    pub links: Vec<Link>,
+    /// The services it offers.
+    pub services: Vec<OwnService>,
+    /// The identities it holds.
+    pub identities: Vec<IdentityReport>,
+    /// It takes no new flows.
+    pub draining: bool,
+}
+
+/// A service that this server offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnService {
+    /// What peers are told of it.
+    pub report: ServiceReport,
+    /// Overload level (S203), in basis points: peers are told at once when the load crosses it.
+    pub overload: u32,
+}
+
+impl OwnService {
+    fn is_over(&self) -> bool {
+        self.report.load > self.overload
+    }
+}
+
+impl OwnState {
+    /// Whether peers can wait for the next periodic report if they know `other`.
+    fn can_wait(&self, other: &Self) -> bool {
+        let same_service = |(a, b): (&OwnService, &OwnService)| {
+            let loads = ServiceReport {
+                load: b.report.load,
+                cost: b.report.cost,
+                ..a.report.clone()
+            };
+            a.is_over() == b.is_over() && loads == b.report
+        };
+        self.draining == other.draining
+            && self.links == other.links
+            && self.identities == other.identities
+            && self.services.len() == other.services.len()
+            && self.services.iter().zip(&other.services).all(same_service)
+    }
+
+    /// Whether some service is above its overload level and was not, going by name, in `before`.
+    fn newly_over(&self, before: &Self) -> bool {
+        let was_over = |name| {
+            before
+                .services
+                .iter()
+                .any(|service| service.report.name == name && service.is_over())
+        };
+        (self.services.iter())
+            .any(|service| service.is_over() && !was_over(service.report.name.as_str()))
+    }
+}
+
+/// Decides when to report, and writes the reports.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    options: Options,
+    own: Option<OwnState>,
+    /// What the group was last told.
+    told: Option<OwnState>,
+    told_at: Timestamp,
+    due: Timestamp,
+    sequence: u64,
+    askers: Vec<SocketAddr>,
+    answer_due: Timestamp,
+    answered_at: Timestamp,
+    leaving: bool,
+}
+
+impl Reporter {
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            own: None,
+            told: None,
+            told_at: Timestamp(0),
+            due: Timestamp::NEVER,
+            sequence: 0,
+            askers: Vec::new(),
+            answer_due: Timestamp::NEVER,
+            answered_at: Timestamp(0),
+            leaving: false,
+        }
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Whether a service has just gone above its overload level. An error leaves the state before.
+    pub fn set_own(
+        &mut self,
+        now: Timestamp,
+        own: OwnState,
+        timing: Timing,
+    ) -> Result<bool, Invalid> {
+        // As large as it may become.
+        let report = Report {
+            sequence: u64::MAX,
+            ..self.report(&own)
+        };
+        report.check()?;
+        Message::Report(Box::new(report)).encode()?;
+
+        let newly_over = own.newly_over(self.own.as_ref().unwrap_or(&OwnState::default()));
+        if !self.leaving {
+            self.due = match &self.told {
+                Some(told) if own.can_wait(told) => self.told_at + timing.period,
+                Some(_) => (self.told_at + timing.gap()).max(now).min(self.due),
+                None => now,
+            };
+        }
+        self.own = Some(own);
+        Ok(newly_over)
+    }
+
+    pub fn set_timing(&mut self, timing: Timing) {
+        if self.told.is_some() && !self.leaving {
+            self.due = self.due.min(self.told_at + timing.period);
+        }
+    }
+
+    /// Somebody asked: answers wait a moment that differs from server to server, so that an asker isn't flooded, and
+    /// from one answer to the next a gap, so that nobody can make this server flood others.
+    pub fn handle_query(&mut self, now: Timestamp, from: SocketAddr, timing: Timing) {
+        if self.own.is_none() || self.leaving || self.askers.contains(&from) {
+            return;
+        }
+        if self.askers.is_empty() {
+            let earliest = if self.answered_at == Timestamp(0) {
+                now
+            } else {
+                now.max(self.answered_at + timing.gap())
+            };
+            self.answer_due = earliest + self.jitter(timing.gap());
+        }
+        // One more than are answered says that there were too many.
+        if self.askers.len() <= MAX_ASKERS {
+            self.askers.push(from);
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Timestamp, timing: Timing, out: &mut Outbox) {
+        let Some(own) = self.own.clone() else { return };
+        let mut to_group = self.due <= now;
+        if self.answer_due <= now {
+            let askers = std::mem::take(&mut self.askers);
+            self.answer_due = Timestamp::NEVER;
+            self.answered_at = now;
+            if askers.len() > MAX_ASKERS {
+                to_group = true;
+            } else {
+                for asker in askers {
+                    let report = self.next_report(&own);
+                    out.send(Destination::Unicast(asker), report);
+                }
+            }
+        }
+        if to_group {
+            let report = self.next_report(&own);
+            out.send(Destination::Group, report);
+            self.told = Some(own);
+            self.told_at = now;
+            self.due = now + timing.period;
+        }
+    }
+
+    pub fn next_timeout(&self) -> Timestamp {
+        self.due.min(self.answer_due)
+    }
+
+    /// Says goodbye, once for each call, and nothing more after it.
+    pub fn leave(&mut self, out: &mut Outbox) {
+        self.leaving = true;
+        self.askers.clear();
+        self.due = Timestamp::NEVER;
+        self.answer_due = Timestamp::NEVER;
+        if let Some(own) = self.own.clone() {
+            let report = self.next_report(&own);
+            out.send(Destination::Group, report);
+        }
+    }
+
+    fn next_report(&mut self, own: &OwnState) -> Message {
+        self.sequence += 1;
+        Message::Report(Box::new(self.report(own)))
+    }
+
+    fn report(&self, own: &OwnState) -> Report {
+        Report {
+            server: self.options.me,
+            boot: self.options.boot,
+            sequence: self.sequence,
+            name: self.options.name.clone(),
+            links: own.links.clone(),
+            services: own
+                .services
+                .iter()
+                .map(|service| service.report.clone())
+                .collect(),
+            identities: own.identities.clone(),
+            draining: own.draining,
+            leaving: self.leaving,
+        }
+    }
+
+    /// A part of `window` that differs between servers and from report to report.
+    fn jitter(&self, window: Duration) -> Duration {
+        let share = mix(self.options.me.0 ^ mix(self.sequence)) >> 32;
+        Duration::from_nanos(((window.as_nanos() * u128::from(share)) >> 32) as u64)
+    }
+}
+
+/// `SplitMix64`'s finalizer (Steele, Lea, Flood 2014): each bit of the input changes half of the output's.
+fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}

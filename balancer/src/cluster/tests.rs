@@ -1,0 +1,475 @@
+//! The core against its promises, one server at a time; many of them are in `tests/cluster.rs`.
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const PERIOD: Duration = Duration::from_millis(500);
+const START: Timestamp = Timestamp(1_000_000_000_000);
+
+fn at(millis: u64) -> Timestamp {
+    START + Duration::from_millis(millis)
+}
+
+fn address(host: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, host], 9918))
+}
+
+fn report(id: u64, boot: u64, sequence: u64) -> Report {
+    Report {
+        server: ServerId(id),
+        boot,
+        sequence,
+        name: format!("web{id}"),
+        links: Vec::new(),
+        services: Vec::new(),
+        identities: Vec::new(),
+        draining: false,
+        leaving: false,
+    }
+}
+
+fn own(load: u32) -> OwnState {
+    let report = ServiceReport {
+        name: "www".into(),
+        ports: vec![PortRange {
+            protocol: 6,
+            first: 80,
+            last: 80,
+        }],
+        healthy: true,
+        capacity: 100,
+        load,
+        cost: 100 << 16,
+    };
+    OwnState {
+        services: vec![OwnService {
+            report,
+            overload: 5_000,
+        }],
+        ..OwnState::default()
+    }
+}
+
+/// Server 1, which has sent its first report at [`START`].
+fn server() -> Cluster {
+    let mut cluster = Cluster::new(Options {
+        me: ServerId(1),
+        boot: 5,
+        name: "web1".into(),
+        period: PERIOD,
+        timeout_periods: 3,
+    });
+    cluster.set_own(START, own(0)).unwrap();
+    cluster.handle_timeout(START);
+    assert_eq!(
+        destinations(&mut cluster),
+        ["query to all", "report to all"]
+    );
+    cluster
+}
+
+fn hear(cluster: &mut Cluster, now: Timestamp, report: Report) -> Result<(), Refused> {
+    let from = address(report.server.0 as u8);
+    cluster.handle(now, from, Message::Report(Box::new(report)))
+}
+
+fn destinations(cluster: &mut Cluster) -> Vec<String> {
+    std::iter::from_fn(|| cluster.poll_transmit())
+        .map(|transmit| {
+            let what = if transmit.message == Message::Query {
+                "query"
+            } else {
+                "report"
+            };
+            match transmit.to {
+                Destination::Group => format!("{what} to all"),
+                Destination::Unicast(to) => format!("{what} to {}", to.ip()),
+            }
+        })
+        .collect()
+}
+
+fn events(cluster: &mut Cluster) -> Vec<Event> {
+    std::iter::from_fn(|| cluster.poll_event()).collect()
+}
+
+/// Runs `cluster` punctually until `end`, and gives what it sent and when, in milliseconds.
+fn run(cluster: &mut Cluster, end: Timestamp) -> Vec<(u64, String)> {
+    let mut sent = Vec::new();
+    while cluster.next_timeout() <= end {
+        let now = cluster.next_timeout();
+        cluster.handle_timeout(now);
+        assert!(cluster.next_timeout() > now, "nothing is left to be done");
+        let millis = now.since(START).as_millis() as u64;
+        sent.extend(destinations(cluster).into_iter().map(|to| (millis, to)));
+    }
+    sent
+}
+
+#[test]
+fn reports_come_each_period() {
+    let mut cluster = server();
+    let all = |times: &[u64]| {
+        times
+            .iter()
+            .map(|t| (*t, "report to all".to_owned()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(run(&mut cluster, at(1_600)), all(&[500, 1_000, 1_500]));
+    cluster.set_period(PERIOD / 5);
+    assert_eq!(run(&mut cluster, at(1_850)), all(&[1_600, 1_700, 1_800]));
+}
+
+#[test]
+fn what_matters_is_told_at_once_but_not_too_often() {
+    let mut cluster = server();
+    cluster.set_own(at(100), own(4_000)).unwrap();
+    assert_eq!(
+        cluster.next_timeout(),
+        at(500),
+        "a load below the level can wait"
+    );
+    cluster.set_own(at(110), own(5_001)).unwrap();
+    assert_eq!(cluster.next_timeout(), at(110), "one above it can't");
+    cluster.handle_timeout(at(110));
+    assert_eq!(destinations(&mut cluster), ["report to all"]);
+
+    let mut sick = own(5_001);
+    sick.services[0].report.healthy = false;
+    cluster.set_own(at(112), sick.clone()).unwrap();
+    assert_eq!(
+        cluster.next_timeout(),
+        at(160),
+        "a tenth of a period after the last"
+    );
+    cluster.set_own(at(120), own(6_000)).unwrap();
+    assert_eq!(
+        cluster.next_timeout(),
+        at(610),
+        "well again before anyone was told otherwise"
+    );
+
+    let draining = OwnState {
+        draining: true,
+        ..own(6_000)
+    };
+    cluster.set_own(at(300), draining).unwrap();
+    assert_eq!(cluster.next_timeout(), at(300));
+}
+
+#[test]
+fn a_state_that_peers_would_refuse_is_refused_here() {
+    let mut cluster = server();
+    let mut bad = own(9_000);
+    bad.services[0].report.capacity = 0;
+    assert_eq!(
+        cluster.set_own(at(100), bad),
+        Err(Invalid::Capacity("www".into()))
+    );
+    assert_eq!(cluster.next_timeout(), at(500));
+}
+
+#[test]
+fn crossing_the_level_asks_for_what_is_old() {
+    let mut cluster = server();
+    hear(&mut cluster, at(0), report(2, 1, 1)).unwrap();
+    cluster.set_own(at(200), own(6_000)).unwrap();
+    assert_eq!(destinations(&mut cluster), [""; 0], "200 ms are not old");
+    cluster.handle_timeout(at(200));
+    cluster.set_own(at(260), own(0)).unwrap();
+    cluster.set_own(at(261), own(6_000)).unwrap();
+    assert_eq!(
+        destinations(&mut cluster),
+        ["report to all", "query to all"]
+    );
+    cluster.set_own(at(262), own(0)).unwrap();
+    cluster.set_own(at(263), own(6_000)).unwrap();
+    assert_eq!(destinations(&mut cluster), [""; 0], "once a period");
+}
+
+#[test]
+fn queries_are_answered_after_a_moment_and_a_gap() {
+    let mut cluster = server();
+    for _ in 0..3 {
+        cluster.handle(at(100), address(2), Message::Query).unwrap();
+    }
+    cluster.handle(at(100), address(3), Message::Query).unwrap();
+    let first = cluster.next_timeout();
+    assert!(first >= at(100) && first < at(150), "{first:?}");
+    assert_eq!(
+        run(&mut cluster, at(150))
+            .into_iter()
+            .map(|s| s.1)
+            .collect::<Vec<_>>(),
+        ["report to 10.0.0.2", "report to 10.0.0.3"]
+    );
+    cluster.handle(first, address(2), Message::Query).unwrap();
+    assert!(cluster.next_timeout() >= first + Duration::from_millis(50));
+}
+
+#[test]
+fn a_crowd_is_answered_with_one_report() {
+    let mut cluster = server();
+    for host in 0..200 {
+        cluster
+            .handle(at(100), address(host), Message::Query)
+            .unwrap();
+    }
+    let sent = run(&mut cluster, at(200));
+    assert_eq!(
+        sent.into_iter().map(|s| s.1).collect::<Vec<_>>(),
+        ["report to all"]
+    );
+}
+
+#[test]
+fn answers_of_many_servers_are_spread() {
+    let mut times: Vec<_> = (1..=64)
+        .map(|id| {
+            let name = format!("web{id}");
+            let me = ServerId(id);
+            let mut cluster = Cluster::new(Options {
+                me,
+                boot: 5,
+                name,
+                period: PERIOD,
+                timeout_periods: 3,
+            });
+            cluster.set_own(START, own(0)).unwrap();
+            cluster.handle_timeout(START);
+            cluster
+                .handle(at(100), address(200), Message::Query)
+                .unwrap();
+            cluster.next_timeout().since(at(100)).as_millis()
+        })
+        .collect();
+    times.sort_unstable();
+    times.dedup();
+    assert!(
+        times.len() > 25,
+        "64 answers at only {} different milliseconds of 50",
+        times.len()
+    );
+}
+
+#[test]
+fn only_newer_reports_count() {
+    let mut cluster = server();
+    let mut say = |boot, sequence| hear(&mut cluster, at(1), report(2, boot, sequence));
+    assert_eq!(say(7, 10), Ok(()));
+    assert_eq!(say(7, 10), Err(Refused::Replayed));
+    assert_eq!(say(7, 9), Err(Refused::Replayed));
+    assert_eq!(say(6, 99), Err(Refused::Replayed));
+    assert_eq!(say(7, 11), Ok(()));
+    assert_eq!(say(8, 1), Ok(()), "restarted");
+    assert_eq!(say(7, 12), Err(Refused::Replayed));
+    let newest = cluster.peer(ServerId(2)).unwrap();
+    assert_eq!((newest.report.boot, newest.report.sequence), (8, 1));
+}
+
+#[test]
+fn own_reports_and_those_of_a_clone_are_refused() {
+    let mut cluster = server();
+    assert_eq!(
+        hear(&mut cluster, at(1), report(1, 5, 1)),
+        Err(Refused::Own)
+    );
+    assert_eq!(
+        hear(&mut cluster, at(1), report(1, 6, 1)),
+        Err(Refused::SharedId)
+    );
+    assert_eq!(cluster.peers().count(), 0);
+}
+
+#[test]
+fn the_257th_peer_is_refused() {
+    let mut cluster = server();
+    for id in 2..258 {
+        hear(&mut cluster, at(1), report(id, 1, 1)).unwrap();
+    }
+    assert_eq!(
+        hear(&mut cluster, at(1), report(258, 1, 1)),
+        Err(Refused::TooManyPeers)
+    );
+    hear(&mut cluster, at(2), report(257, 1, 2)).unwrap();
+    assert_eq!(cluster.peers().count(), MAX_PEERS);
+}
+
+#[test]
+fn silence_is_asked_about_then_suspected_then_probed() {
+    let (mut cluster, id) = (server(), ServerId(2));
+    hear(&mut cluster, at(100), report(2, 1, 1)).unwrap();
+    assert_eq!(
+        events(&mut cluster),
+        [Event::Joined(id), Event::PeerUpdated(id)]
+    );
+
+    let sent = run(&mut cluster, at(1_599));
+    assert!(
+        sent.contains(&(1_100, "query to 10.0.0.2".into())),
+        "{sent:?}"
+    );
+    assert_eq!(events(&mut cluster), []);
+
+    run(&mut cluster, at(1_600));
+    let suspect = Event::Changed {
+        id,
+        from: Status::Online,
+        to: Status::Suspect,
+    };
+    assert_eq!(events(&mut cluster), [suspect, Event::Probe(id)]);
+
+    cluster.handle_probe(at(1_650), id, true);
+    assert_eq!(
+        events(&mut cluster),
+        [Event::Changed {
+            id,
+            from: Status::Suspect,
+            to: Status::Silent
+        }]
+    );
+
+    run(&mut cluster, at(3_100));
+    assert_eq!(
+        events(&mut cluster),
+        [Event::Probe(id)],
+        "probed again, with no second alarm"
+    );
+    cluster.handle_probe(at(3_150), id, false);
+    assert_eq!(
+        events(&mut cluster),
+        [Event::Changed {
+            id,
+            from: Status::Silent,
+            to: Status::Dead
+        }]
+    );
+
+    hear(&mut cluster, at(3_200), report(2, 2, 1)).unwrap();
+    let back = Event::Changed {
+        id,
+        from: Status::Dead,
+        to: Status::Online,
+    };
+    assert_eq!(events(&mut cluster), [Event::PeerUpdated(id), back]);
+}
+
+#[test]
+fn a_goodbye_is_believed_and_nobody_is_probed() {
+    let (mut cluster, id) = (server(), ServerId(2));
+    hear(&mut cluster, at(0), report(2, 1, 1)).unwrap();
+    hear(
+        &mut cluster,
+        at(100),
+        Report {
+            leaving: true,
+            ..report(2, 1, 2)
+        },
+    )
+    .unwrap();
+    let left = Event::Changed {
+        id,
+        from: Status::Online,
+        to: Status::Left,
+    };
+    assert_eq!(
+        events(&mut cluster),
+        [
+            Event::Joined(id),
+            Event::PeerUpdated(id),
+            Event::PeerUpdated(id),
+            left
+        ]
+    );
+    run(&mut cluster, at(100) + MEMORY);
+    assert_eq!(events(&mut cluster), [Event::Forgotten(id)]);
+    assert_eq!(cluster.peers().count(), 0);
+
+    hear(
+        &mut cluster,
+        at(100) + MEMORY,
+        Report {
+            leaving: true,
+            ..report(3, 1, 1)
+        },
+    )
+    .unwrap();
+    assert_eq!(cluster.peers().count(), 0, "a stranger's goodbye");
+}
+
+#[test]
+fn after_a_stall_all_are_asked_before_anyone_is_judged() {
+    let (mut cluster, id) = (server(), ServerId(2));
+    hear(&mut cluster, at(0), report(2, 1, 1)).unwrap();
+    run(&mut cluster, at(1_200)); // asked at 1,000
+    events(&mut cluster);
+    cluster.handle_timeout(at(60_000));
+    assert!(destinations(&mut cluster).contains(&"query to 10.0.0.2".into()));
+    run(&mut cluster, at(60_499));
+    assert_eq!(events(&mut cluster), [], "it has a period to answer");
+    run(&mut cluster, at(60_500));
+    assert!(events(&mut cluster).contains(&Event::Probe(id)));
+
+    // A probe that the stall may have spoilt is made again.
+    cluster.handle_probe(at(120_000), id, false);
+    assert_eq!(events(&mut cluster), []);
+    cluster.handle_timeout(at(120_000));
+    assert_eq!(events(&mut cluster), [Event::Probe(id)]);
+    cluster.handle_probe(at(120_100), id, false);
+    assert_eq!(cluster.peer(id).unwrap().status, Status::Dead);
+}
+
+#[test]
+fn shared_names_are_said_once() {
+    let mut cluster = server();
+    let conflicts = |cluster: &mut Cluster| {
+        let mut all = events(cluster);
+        all.retain(|event| matches!(event, Event::NameConflict { .. }));
+        all
+    };
+    let named = |id, sequence, name: &str| Report {
+        name: name.into(),
+        ..report(id, 1, sequence)
+    };
+    let conflict = |id, name: &str| Event::NameConflict {
+        id: ServerId(id),
+        name: name.into(),
+    };
+
+    hear(&mut cluster, at(0), named(2, 1, "web1")).unwrap();
+    assert_eq!(conflicts(&mut cluster), [conflict(2, "web1")], "my name");
+    hear(&mut cluster, at(1), named(2, 2, "web1")).unwrap();
+    assert_eq!(conflicts(&mut cluster), []);
+    hear(&mut cluster, at(2), named(2, 3, "web2")).unwrap();
+    assert_eq!(conflicts(&mut cluster), []);
+    assert!(!cluster.peer(ServerId(2)).unwrap().name_conflict);
+    hear(&mut cluster, at(3), named(3, 1, "web2")).unwrap();
+    assert_eq!(conflicts(&mut cluster), [conflict(3, "web2")], "two peers");
+    hear(&mut cluster, at(4), named(3, 2, "web1")).unwrap();
+    assert_eq!(
+        conflicts(&mut cluster),
+        [conflict(3, "web1")],
+        "it has changed"
+    );
+}
+
+#[test]
+fn leaving_ends_all_reports() {
+    let mut cluster = server();
+    cluster.handle(at(10), address(2), Message::Query).unwrap();
+    cluster.leave();
+    cluster.leave();
+    assert_eq!(destinations(&mut cluster), ["report to all"; 2]);
+    cluster.handle(at(20), address(2), Message::Query).unwrap();
+    cluster.set_own(at(20), own(9_000)).unwrap();
+    assert_eq!(cluster.next_timeout(), Timestamp::NEVER);
+}
+
+#[test]
+fn a_clock_that_goes_back_is_borne() {
+    let mut cluster = server();
+    hear(&mut cluster, START + SECOND, report(2, 1, 1)).unwrap();
+    cluster.handle_timeout(Timestamp(0));
+    cluster.handle_timeout(START + SECOND);
+    assert_eq!(cluster.peer(ServerId(2)).unwrap().status, Status::Online);
+}

@@ -1,0 +1,323 @@
+//! Two servers in two network namespaces, with real multicast between them.
+
+use balancer::cluster::{Cluster, Event, OwnState, ServerId, Status};
+use balancer::exchange::{Audience, Exchange, Interface, Key, Keyring, Options, clock};
+use nix::sched::{CloneFlags, setns};
+use std::fs::File;
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
+use std::time::Duration;
+
+const PERIOD: Duration = Duration::from_millis(100);
+
+#[test]
+fn servers_find_each_other_by_ipv4_multicast() {
+    let Some(lab) = Lab::new("v4") else { return };
+    meet_and_part(&lab, "239.255.99.18:9918");
+}
+
+#[test]
+fn servers_find_each_other_by_ipv6_multicast() {
+    let Some(lab) = Lab::new("v6") else { return };
+    meet_and_part(&lab, "[ff02::9918]:9918");
+    meet_and_part(&lab, "[ff05::9918]:9918");
+}
+
+#[test]
+fn servers_find_each_other_by_a_list() {
+    let Some(lab) = Lab::new("list") else { return };
+    let audience = Audience::Peers {
+        port: 9918,
+        addresses: vec![address(1), address(2)],
+    };
+    let (mut one, mut two) = (
+        lab.server(1, audience.clone(), 7),
+        lab.server(2, audience, 7),
+    );
+    run(&mut [&mut one, &mut two], 3);
+    assert_eq!(
+        (one.peer(2), two.peer(1)),
+        (Some(Status::Online), Some(Status::Online))
+    );
+    assert!(
+        one.exchange.counters().own > 0,
+        "its own address is in the list"
+    );
+}
+
+#[test]
+fn strangers_are_counted_and_change_nothing() {
+    let Some(lab) = Lab::new("bad") else { return };
+    let mut one = lab.server(1, group("239.255.99.18:9918"), 7);
+    let mut stranger = lab.server(2, group("239.255.99.18:9918"), 8);
+    run(&mut [&mut one, &mut stranger], 3);
+    assert_eq!((one.peer(2), stranger.peer(1)), (None, None));
+    assert!(
+        one.exchange.counters().unknown_key >= 3,
+        "{:?}",
+        one.exchange.counters()
+    );
+
+    let sender = lab.inside(2, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    let ring = keyring(7);
+    let sealed = ring.seal(b"\xff sealed, but no message").unwrap();
+    let mut broken = sealed.clone();
+    *broken.last_mut().unwrap() ^= 1;
+    let mut newer = sealed.clone();
+    newer[4] = 9;
+    for datagram in [&b"garbage"[..], b"", &[0; 8_973], &sealed, &broken, &newer] {
+        sender.send_to(datagram, address(1)).unwrap();
+    }
+    run(&mut [&mut one], 2);
+    let counted = one.exchange.counters();
+    let expected = [
+        counted.garbage,
+        counted.oversized,
+        counted.malformed,
+        counted.bad_seal,
+        counted.wrong_version,
+    ];
+    assert_eq!(expected, [2, 1, 1, 1, 1], "{counted:?}");
+    assert_eq!(
+        (counted.received, one.exchange.cluster().peers().count()),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_second_balancer_in_a_namespace_is_told_so() {
+    let Some(lab) = Lab::new("two") else { return };
+    let one = lab.server(1, group("239.255.99.18:9918"), 7);
+    let error = lab
+        .open(1, 3, group("239.255.99.18:9918"), 7)
+        .err()
+        .unwrap();
+    let expected =
+        "UDP port 9918 is in use: perhaps another balancer runs in this network namespace.";
+    assert!(error.starts_with(expected), "{error}");
+    drop(one);
+    lab.open(1, 3, group("239.255.99.18:9918"), 7).unwrap();
+}
+
+#[test]
+fn a_link_that_fails_is_borne() {
+    let Some(lab) = Lab::new("link") else { return };
+    let (mut one, mut two) = (
+        lab.server(1, group("239.255.99.18:9918"), 7),
+        lab.server(2, group("239.255.99.18:9918"), 7),
+    );
+    run(&mut [&mut one, &mut two], 3);
+    lab.inside(1, || ip("link set eth0 down"));
+    run(&mut [&mut one, &mut two], 6);
+    assert!(one.exchange.counters().send_errors > 0);
+    assert!(
+        one.events.contains(&Event::Probe(ServerId(2)))
+            && two.events.contains(&Event::Probe(ServerId(1)))
+    );
+    lab.inside(1, || ip("link set eth0 up"));
+    run(&mut [&mut one, &mut two], 20);
+    assert_eq!(
+        (one.peer(2), two.peer(1)),
+        (Some(Status::Online), Some(Status::Online))
+    );
+}
+
+/// What waits in the socket is read before anybody is judged, however long the caller was busy with other things.
+#[test]
+fn a_busy_daemon_accuses_nobody() {
+    let Some(lab) = Lab::new("busy") else { return };
+    let (mut one, mut two) = (
+        lab.server(1, group("239.255.99.18:9918"), 7),
+        lab.server(2, group("239.255.99.18:9918"), 7),
+    );
+    run(&mut [&mut one, &mut two], 3);
+    run(&mut [&mut two], 10);
+    run(&mut [&mut one, &mut two], 5);
+    assert!(
+        !one.events.contains(&Event::Probe(ServerId(2))),
+        "{:?}",
+        one.events
+    );
+}
+
+fn meet_and_part(lab: &Lab, address: &str) {
+    let (mut one, mut two) = (
+        lab.server(1, group(address), 7),
+        lab.server(2, group(address), 7),
+    );
+    run(&mut [&mut one, &mut two], 3);
+    assert_eq!(
+        (one.peer(2), two.peer(1)),
+        (Some(Status::Online), Some(Status::Online)),
+        "{address}"
+    );
+    assert_eq!(
+        one.events[..2],
+        [Event::Joined(ServerId(2)), Event::PeerUpdated(ServerId(2))]
+    );
+    assert_eq!(one.exchange.counters().own, 0, "a group doesn't loop back");
+
+    let Server {
+        runtime, exchange, ..
+    } = two;
+    runtime.block_on(exchange.goodbye());
+    run(&mut [&mut one], 1);
+    assert_eq!(one.peer(2), Some(Status::Left), "{address}");
+}
+
+struct Server {
+    runtime: tokio::runtime::Runtime,
+    exchange: Exchange,
+    events: Vec<Event>,
+}
+
+impl Server {
+    fn peer(&self, id: u64) -> Option<Status> {
+        self.exchange
+            .cluster()
+            .peer(ServerId(id))
+            .map(|peer| peer.status)
+    }
+}
+
+/// Lets servers run for some periods, in turns of a few milliseconds.
+fn run(servers: &mut [&mut Server], periods: u32) {
+    let start = clock::monotonic();
+    while clock::monotonic().since(start) < PERIOD * periods {
+        for server in &mut *servers {
+            let Server {
+                runtime,
+                exchange,
+                events,
+            } = &mut **server;
+            runtime.block_on(async {
+                let turn = async {
+                    loop {
+                        events.push(exchange.next().await);
+                    }
+                };
+                let _ = tokio::time::timeout(Duration::from_millis(3), turn).await;
+            });
+        }
+    }
+}
+
+/// Two network namespaces with a cable between their `eth0`.
+struct Lab {
+    names: [String; 2],
+}
+
+impl Lab {
+    /// `None`, with the reason printed, where that isn't allowed.
+    fn new(name: &str) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(
+                std::env::var_os("BALANCER_REQUIRE_ROOT").is_none(),
+                "this test needs root"
+            );
+            eprintln!("skipped: making network namespaces needs root");
+            return None;
+        }
+        let names = [1, 2].map(|side| format!("bx-{}-{name}-{side}", std::process::id()));
+        let lab = Self { names };
+        let [one, two] = &lab.names;
+        ip(&format!("netns add {one}"));
+        ip(&format!("netns add {two}"));
+        ip(&format!(
+            "-n {one} link add eth0 type veth peer name eth0 netns {two}"
+        ));
+        for (side, name) in (1..).zip(&lab.names) {
+            ip(&format!("-n {name} addr add 10.99.18.{side}/24 dev eth0"));
+            ip(&format!(
+                "-n {name} addr add fd99:18::{side}/64 dev eth0 nodad"
+            ));
+            ip(&format!("-n {name} link set lo up"));
+            ip(&format!("-n {name} link set eth0 addrgenmode none up"));
+            ip(&format!(
+                "-n {name} addr add fe80::{side}/64 dev eth0 nodad"
+            ));
+        }
+        Some(lab)
+    }
+
+    fn server(&self, side: u8, audience: Audience, key: u8) -> Server {
+        self.open(side, u64::from(side), audience, key).unwrap()
+    }
+
+    fn open(&self, side: u8, id: u64, audience: Audience, key: u8) -> Result<Server, String> {
+        self.inside(side, || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let index = nix::net::if_::if_nametoindex("eth0").unwrap();
+            let interface = Interface {
+                name: "eth0".into(),
+                index,
+            };
+            let cluster = Cluster::new(balancer::cluster::Options {
+                me: ServerId(id),
+                boot: clock::boot_stamp(),
+                name: format!("web{id}"),
+                period: PERIOD,
+                timeout_periods: 3,
+            });
+            let _guard = runtime.enter();
+            let options = Options {
+                interface,
+                audience,
+                keyring: keyring(key),
+            };
+            let mut exchange =
+                Exchange::open(options, cluster).map_err(|error| error.to_string())?;
+            exchange.set_own(OwnState::default()).unwrap();
+            drop(_guard);
+            Ok(Server {
+                runtime,
+                exchange,
+                events: Vec::new(),
+            })
+        })
+    }
+
+    /// Runs `work` on a thread of its own in one of the namespaces.
+    fn inside<T: Send>(&self, side: u8, work: impl FnOnce() -> T + Send) -> T {
+        let namespace =
+            File::open(format!("/run/netns/{}", self.names[usize::from(side) - 1])).unwrap();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            });
+            thread.join().unwrap()
+        })
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+    }
+}
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .status()
+        .unwrap();
+    assert!(status.success(), "ip {arguments}: {status}");
+}
+
+fn keyring(key: u8) -> Keyring {
+    Keyring::new(&Key::from([key; 32]), &[])
+}
+
+fn group(address: &str) -> Audience {
+    Audience::Group(address.parse().unwrap())
+}
+
+fn address(side: u8) -> SocketAddr {
+    SocketAddr::from(([10, 99, 18, side], 9918))
+}
