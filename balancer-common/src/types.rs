@@ -112,13 +112,20 @@ pub struct Port {
     pub udp: u8,
 }
 
+/// [`Identity::kind`]: an identity that a peer holds. Packets for it that come here were steered here.
+pub const FOREIGN: u32 = 0;
+/// [`Identity::kind`]: an identity that this server holds. This server decides on its flows.
+pub const HELD: u32 = 1;
+/// [`Identity::kind`]: a peer's own address, no identity. Only clients have it.
+pub const SERVER: u32 = 2;
+
 /// An address of the cluster. Value of `IDENTITIES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// 1: this server holds it and decides on its flows. 0: it is a peer's.
-    pub held: u32,
-    /// Index into `PEERS` of the server that holds it; meaningless where `held` is 1.
+    /// [`FOREIGN`], [`HELD`] or [`SERVER`].
+    pub kind: u32,
+    /// Index into `PEERS` of the server that has it; meaningless for [`HELD`].
     pub peer: u32,
 }
 

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_sk_release, bpf_s
 use balancer_common::decide::{self, Candidate, Own, Peers, Search, Verdict};
 use balancer_common::hash::flow_hash;
 use balancer_common::types::{
-    Address, Connections, Counters, Flow, MAX_SERVICES, PEER_ALIVE, Peer,
+    Address, Connections, Counters, FOREIGN, Flow, HELD, MAX_SERVICES, PEER_ALIVE, Peer,
 };
 use balancer_common::wire::{self, Packet};
 
@@ -113,8 +113,10 @@ impl Passage<'_> {
         else {
             return self.local(|counters| &mut counters.not_ours);
         };
-        if identity.held == 0 {
-            return self.arrived(|counters| &mut counters.guest);
+        match identity.kind {
+            HELD => {}
+            FOREIGN => return self.arrived(|counters| &mut counters.guest),
+            _ => return self.local(|counters| &mut counters.not_ours),
         }
         if let Some(flow) = self.half_open()
             && self.now.saturating_sub(flow.last_seen_ns) <= SAME_FLOW_NS

@@ -2,6 +2,6 @@
 
 pub mod cluster;
 pub mod config;
+pub mod datapath;
 pub mod exchange;
 pub mod health;
-pub mod datapath;

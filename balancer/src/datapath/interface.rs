@@ -47,7 +47,10 @@ impl Interface {
     pub async fn find(name: &str) -> Result<Self> {
         let all = NetworkInterface::show().context("cannot list the network interfaces")?;
         let Some(found) = all.iter().find(|interface| interface.name == name) else {
-            let mut names: Vec<_> = all.iter().map(|interface| interface.name.as_str()).collect();
+            let mut names: Vec<_> = all
+                .iter()
+                .map(|interface| interface.name.as_str())
+                .collect();
             names.dedup();
             bail!(
                 "there is no network interface `{name}` here; there are: {}",
@@ -59,7 +62,9 @@ impl Interface {
             .as_deref()
             .and_then(parse_mac)
             .filter(|mac| *mac != [0; 6])
-            .with_context(|| format!("{name} has no Ethernet address: balancer needs an Ethernet interface"))?;
+            .with_context(|| {
+                format!("{name} has no Ethernet address: balancer needs an Ethernet interface")
+            })?;
         let addresses = all
             .iter()
             .filter(|interface| interface.name == name)
@@ -107,7 +112,13 @@ async fn link(index: u32) -> Result<LinkMessage> {
     use futures_util::TryStreamExt as _;
     let (connection, handle, _) = rtnetlink::new_connection().context("cannot open netlink")?;
     let task = tokio::spawn(connection);
-    let link = handle.link().get().match_index(index).execute().try_next().await;
+    let link = handle
+        .link()
+        .get()
+        .match_index(index)
+        .execute()
+        .try_next()
+        .await;
     task.abort();
     link.context("cannot ask netlink for the interface")?
         .context("the interface has just gone")
@@ -123,13 +134,16 @@ fn is_veth(link: &LinkMessage) -> bool {
 }
 
 fn xdp_state(link: &LinkMessage) -> XdpState {
-    let attached = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Xdp(items) => items.iter().find_map(|item| match item {
-            LinkXdp::Attached(attached) => Some(*attached),
+    let attached = link
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Xdp(items) => items.iter().find_map(|item| match item {
+                LinkXdp::Attached(attached) => Some(*attached),
+                _ => None,
+            }),
             _ => None,
-        }),
-        _ => None,
-    });
+        });
     match attached {
         None | Some(XdpAttached::None) => XdpState::None,
         Some(XdpAttached::SocketBuffer) => XdpState::Generic,

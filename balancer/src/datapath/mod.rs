@@ -165,7 +165,10 @@ impl Datapath {
             Mode::Generic => state == XdpState::Generic,
         };
         if !fits {
-            log::info!("{}: is attached in another mode, attaching anew", interface.name);
+            log::info!(
+                "{}: is attached in another mode, attaching anew",
+                interface.name
+            );
             fs::remove_file(pin)?;
             drop(link);
             return Ok(None);
@@ -182,9 +185,12 @@ impl Datapath {
     fn attach_new(&mut self, interface: &Interface, mode: XdpMode, pin: &Path) -> Result<()> {
         let program: &mut Xdp = program(&mut self.programs, STEER)?;
         let link = program.attach_to_if_index(interface.index, mode)?;
-        let link: FdLink = program.take_link(link)?.try_into().map_err(|error: LinkError| {
-            anyhow!(error).context("this kernel has no BPF links for XDP")
-        })?;
+        let link: FdLink = program
+            .take_link(link)?
+            .try_into()
+            .map_err(|error: LinkError| {
+                anyhow!(error).context("this kernel has no BPF links for XDP")
+            })?;
         link.pin(pin)
             .with_context(|| format!("cannot pin {}", pin.display()))?;
         Ok(())
@@ -267,7 +273,10 @@ where
 {
     match load(program(programs, name)?) {
         Ok(()) => Ok(()),
-        Err(ProgramError::LoadError { io_error, verifier_log }) => {
+        Err(ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        }) => {
             log::debug!("the verifier on `{name}`:\n{verifier_log}");
             Err(io_error).with_context(|| {
                 format!(

@@ -1,0 +1,343 @@
+//! The peers' part of the maps, kept in step with their reports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use balancer_common::types::{
+    FOREIGN, HELD, Identity, MAX_PEERS, Mac, OFFERED, PEER_ALIVE, PEER_DEAD, PEER_NONE, Peer,
+    PeerLoad, READY, SERVER,
+};
+use ipnet::IpNet;
+
+use super::interface::Interface;
+use super::maps::Maps;
+use super::own;
+use crate::cluster::{Link, PortRange, Report, ServerId, ServiceReport, Status, Timestamp};
+use crate::config::Service;
+
+/// Which peer has which slot of `PEERS`, and what the peers said.
+pub struct PeerTable {
+    /// The identities that this server holds.
+    own: BTreeSet<IpAddr>,
+    interfaces: Vec<Interface>,
+    services: Vec<Service>,
+    slots: BTreeMap<ServerId, u32>,
+    /// Identities that a predecessor knew, of peers that have not reported since.
+    adopted: BTreeMap<IpAddr, ServerId>,
+    reports: BTreeMap<ServerId, Report>,
+}
+
+impl PeerTable {
+    /// The table as a predecessor left it in the maps: flows that are steered now keep their peers.
+    pub fn adopt(
+        maps: &mut Maps,
+        own: BTreeSet<IpAddr>,
+        interfaces: Vec<Interface>,
+        services: Vec<Service>,
+    ) -> Result<Self> {
+        let mut slots = BTreeMap::new();
+        for slot in 0..MAX_PEERS {
+            let peer = maps
+                .peers
+                .get(&slot, 0)
+                .context("cannot read the map PEERS")?;
+            if peer.state != PEER_NONE {
+                slots.insert(ServerId(peer.id), slot);
+            }
+        }
+        let mut adopted = BTreeMap::new();
+        for entry in maps.identities.iter() {
+            let (address, identity) = entry.context("cannot read the map IDENTITIES")?;
+            let holder = slots.iter().find(|(_, slot)| **slot == identity.peer);
+            if let (FOREIGN, Some((id, _))) = (identity.kind, holder) {
+                adopted.insert(IpAddr::from(address), *id);
+            }
+        }
+        let table = Self {
+            own,
+            interfaces,
+            services,
+            slots,
+            adopted,
+            reports: BTreeMap::new(),
+        };
+        own::set_identities(maps, &table.identities())?;
+        Ok(table)
+    }
+
+    /// Peers of a predecessor's that have not reported since, each with one of its identities, if it had any.
+    pub fn unheard(&self) -> Vec<(ServerId, Option<IpAddr>)> {
+        self.slots
+            .keys()
+            .filter(|id| !self.reports.contains_key(id))
+            .map(|id| {
+                let identity = self.adopted.iter().find(|(_, holder)| *holder == id);
+                (*id, identity.map(|(address, _)| *address))
+            })
+            .collect()
+    }
+
+    /// One more than the highest slot in use.
+    pub fn count(&self) -> u32 {
+        self.slots.values().max().map_or(0, |slot| slot + 1)
+    }
+
+    /// The peer's slot.
+    pub fn slot(&self, id: ServerId) -> Option<u32> {
+        self.slots.get(&id).copied()
+    }
+
+    /// Addresses that peers hold: this server takes packets for them, too.
+    pub fn foreign(&self) -> BTreeSet<IpAddr> {
+        let reported = self.reports.values().flat_map(|report| &report.identities);
+        self.adopted
+            .keys()
+            .copied()
+            .chain(reported.map(|identity| identity.address.addr()))
+            .filter(|address| !self.own.contains(address))
+            .collect()
+    }
+
+    /// Enters what a peer reported at `heard`. `true`: identities or addresses have changed.
+    pub fn update(&mut self, maps: &mut Maps, report: &Report, heard: Timestamp) -> Result<bool> {
+        let id = report.server;
+        let Some(slot) = self.slot(id).or_else(|| self.free_slot()) else {
+            log::warn!("no room for peer {}: {MAX_PEERS} are known", report.name);
+            return Ok(false);
+        };
+        let before = self.slots.insert(id, slot).is_some();
+        let previous = self.reports.insert(id, report.clone());
+        self.adopted.retain(|_, holder| *holder != id);
+        let moved = previous.as_ref().is_none_or(|previous| {
+            previous.links != report.links || previous.identities != report.identities
+        });
+        // What goes by the slot is set before the slot comes into use.
+        self.set_loads(maps, slot, report)?;
+        if moved {
+            self.set_macs(maps)?;
+            own::set_identities(maps, &self.identities())?;
+        }
+        if previous.is_none_or(|previous| !same_capacities(&previous.services, &report.services)) {
+            self.set_weights(maps)?;
+        }
+        let state = if report.leaving {
+            PEER_DEAD
+        } else {
+            PEER_ALIVE
+        };
+        let mut peer = if before {
+            maps.peers.get(&slot, 0)?
+        } else {
+            Peer::default()
+        };
+        peer.id = id.0;
+        peer.last_report_ns = heard.0;
+        peer.state = state;
+        if let Some((interface, link)) = self.shared_link(report) {
+            peer.interface = interface.index;
+            peer.mac = link.mac;
+        } else {
+            // Not on any link of ours: packets can't be sent on to it.
+            peer.state = PEER_DEAD;
+        }
+        maps.peers
+            .set(slot, peer, 0)
+            .context("cannot write the map PEERS")?;
+        Ok(moved)
+    }
+
+    /// Enters what is thought of a peer. Its flows go on as long as its host lives.
+    pub fn set_status(&self, maps: &mut Maps, id: ServerId, status: Status) -> Result<()> {
+        let Some(slot) = self.slot(id) else {
+            return Ok(());
+        };
+        let mut peer = maps.peers.get(&slot, 0)?;
+        peer.state = if status.is_alive() {
+            PEER_ALIVE
+        } else {
+            PEER_DEAD
+        };
+        if status == Status::Silent {
+            // However long the time-out may be set to: no new flows.
+            peer.last_report_ns = 0;
+        }
+        maps.peers
+            .set(slot, peer, 0)
+            .context("cannot write the map PEERS")
+    }
+
+    /// Forgets a peer. Its slot may be another's from now on.
+    pub fn forget(&mut self, maps: &mut Maps, id: ServerId) -> Result<()> {
+        self.reports.remove(&id);
+        self.adopted.retain(|_, holder| *holder != id);
+        if let Some(slot) = self.slots.remove(&id) {
+            maps.peers.set(slot, Peer::default(), 0)?;
+            // Flows are steered by slot: none may be left for whoever gets it next.
+            for flows in [&mut maps.flows, &mut maps.half_open] {
+                let gone: Vec<_> = flows
+                    .iter()
+                    .filter_map(Result::ok)
+                    .filter(|(_, flow)| flow.peer == slot)
+                    .map(|(key, _)| key)
+                    .collect();
+                for key in gone {
+                    // The program may have evicted it meanwhile.
+                    let _ = flows.remove(&key);
+                }
+            }
+        }
+        self.set_macs(maps)?;
+        own::set_identities(maps, &self.identities())
+    }
+
+    fn free_slot(&self) -> Option<u32> {
+        let used: BTreeSet<u32> = self.slots.values().copied().collect();
+        (0..MAX_PEERS).find(|slot| !used.contains(slot))
+    }
+
+    /// The first of our interfaces that has a network in common with a link of the peer's.
+    fn shared_link<'a>(&'a self, report: &'a Report) -> Option<(&'a Interface, &'a Link)> {
+        self.interfaces.iter().find_map(|interface| {
+            report
+                .links
+                .iter()
+                .find(|link| {
+                    link.addresses.iter().any(|theirs| {
+                        interface
+                            .addresses
+                            .iter()
+                            .any(|ours| ours.contains(&theirs.addr()))
+                    })
+                })
+                .map(|link| (interface, link))
+        })
+    }
+
+    fn set_loads(&self, maps: &mut Maps, slot: u32, report: &Report) -> Result<()> {
+        for (index, service) in (0..).zip(&self.services) {
+            let load = match offered(service, report) {
+                None => PeerLoad::default(),
+                Some(theirs) => PeerLoad {
+                    load: theirs.load,
+                    cost: theirs.cost,
+                    sent: 0,
+                    weight: maps.load(slot, index)?.weight,
+                    flags: if theirs.healthy && !report.draining {
+                        OFFERED | READY
+                    } else {
+                        OFFERED
+                    },
+                    padding: 0,
+                },
+            };
+            maps.set_load(slot, index, load)
+                .context("cannot write the map LOADS")?;
+        }
+        Ok(())
+    }
+
+    fn set_weights(&self, maps: &mut Maps) -> Result<()> {
+        for (index, service) in (0..).zip(&self.services) {
+            let capacities: Vec<(u32, u32)> = self
+                .reports
+                .iter()
+                .filter_map(|(id, report)| {
+                    Some((self.slot(*id)?, offered(service, report)?.capacity))
+                })
+                .collect();
+            let largest = capacities
+                .iter()
+                .map(|(_, capacity)| *capacity)
+                .max()
+                .unwrap_or(1)
+                .max(1);
+            for (slot, capacity) in capacities {
+                let weight = u64::from(capacity) * 65_535 / u64::from(largest);
+                let load = PeerLoad {
+                    weight: weight as u32,
+                    ..maps.load(slot, index)?
+                };
+                maps.set_load(slot, index, load)
+                    .context("cannot write the map LOADS")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_macs(&self, maps: &mut Maps) -> Result<()> {
+        let wanted: BTreeMap<[u8; 6], u32> = self
+            .reports
+            .iter()
+            .flat_map(|(id, report)| report.links.iter().map(move |link| (id, link.mac)))
+            .filter_map(|(id, mac)| Some((mac, self.slot(*id)?)))
+            .collect();
+        let present: Vec<Mac> = maps.peer_macs.keys().collect::<Result<_, _>>()?;
+        for mac in present {
+            if !wanted.contains_key(&mac.octets) {
+                maps.peer_macs.remove(&mac)?;
+            }
+        }
+        for (octets, slot) in wanted {
+            let mac = Mac {
+                octets,
+                padding: [0; 2],
+            };
+            maps.peer_macs
+                .insert(mac, slot, 0)
+                .context("cannot write the map PEER_MACS")?;
+        }
+        Ok(())
+    }
+
+    /// All addresses of the cluster: the identities, and the servers' own.
+    fn identities(&self) -> BTreeMap<IpAddr, Identity> {
+        let mut all = BTreeMap::new();
+        let mut enter = |addresses: &mut dyn Iterator<Item = IpAddr>, kind, peer| {
+            all.extend(addresses.map(|address| (address, Identity { kind, peer })));
+        };
+        for (id, report) in &self.reports {
+            let Some(peer) = self.slot(*id) else { continue };
+            let addresses = report.links.iter().flat_map(|link| &link.addresses);
+            enter(&mut addresses.map(IpNet::addr), SERVER, peer);
+        }
+        for (address, id) in &self.adopted {
+            let Some(peer) = self.slot(*id) else { continue };
+            enter(&mut iter::once(*address), FOREIGN, peer);
+        }
+        for (id, report) in &self.reports {
+            let Some(peer) = self.slot(*id) else { continue };
+            enter(
+                &mut report
+                    .identities
+                    .iter()
+                    .map(|identity| identity.address.addr()),
+                FOREIGN,
+                peer,
+            );
+        }
+        enter(&mut self.own.iter().copied(), HELD, 0);
+        all
+    }
+}
+
+/// The peer's service that has all the ports of `service`: only there is every flow of it at home.
+fn offered<'a>(service: &Service, report: &'a Report) -> Option<&'a ServiceReport> {
+    let covers = |theirs: &PortRange, ours: &PortRange| {
+        theirs.protocol == ours.protocol && theirs.first <= ours.first && ours.last <= theirs.last
+    };
+    report.services.iter().find(|theirs| {
+        service.ports.iter().all(|ours| {
+            let ours = PortRange::from(*ours);
+            theirs.ports.iter().any(|range| covers(range, &ours))
+        })
+    })
+}
+
+fn same_capacities(a: &[ServiceReport], b: &[ServiceReport]) -> bool {
+    a.len() == b.len()
+        && a.iter()
+            .zip(b)
+            .all(|(a, b)| a.capacity == b.capacity && a.ports == b.ports)
+}
