@@ -49,13 +49,15 @@ struct Server {
     history: Vec<(Duration, usize, Status)>,
 }
 
+/// A datagram under way: arrival, order, from, to, bytes.
+type Datagram = (Timestamp, u64, usize, usize, Vec<u8>);
+
 struct Simulation {
     now: Timestamp,
     random: Random,
     faults: Faults,
     servers: Vec<Server>,
-    /// Datagrams under way: arrival, order, from, to, bytes.
-    network: BinaryHeap<Reverse<(Timestamp, u64, usize, usize, Vec<u8>)>>,
+    network: BinaryHeap<Reverse<Datagram>>,
     /// Probes under way: end, prober, probed.
     probes: Vec<(Timestamp, usize, usize)>,
     /// Servers with different sides don't hear each other.
@@ -116,7 +118,7 @@ fn a_dead_host_is_called_dead_by_all_in_time() {
             assert!(
                 when > died,
                 "seed {seed}: server {by} knew it {:?} before",
-                died - when
+                died.saturating_sub(when)
             );
         }
     }
@@ -341,7 +343,7 @@ impl Simulation {
                 let bytes = transmit.message.encode().unwrap();
                 match transmit.to {
                     Destination::Group => {
-                        (0..self.servers.len()).for_each(|to| self.send(index, to, &bytes))
+                        (0..self.servers.len()).for_each(|to| self.send(index, to, &bytes));
                     }
                     Destination::Unicast(to) => self.send(index, index_at(to), &bytes),
                 }
