@@ -122,7 +122,7 @@ fn a_link_that_fails_is_borne() {
     );
 }
 
-/// What waits in the socket is read before anybody is judged, however long the caller was busy with other things.
+/// However long the caller was busy with other things.
 #[test]
 fn a_busy_daemon_accuses_nobody() {
     let Some(lab) = Lab::new("busy") else { return };
@@ -262,7 +262,7 @@ impl Lab {
                 period: PERIOD,
                 timeout_periods: 3,
             });
-            let _guard = runtime.enter();
+            let inside_runtime = runtime.enter();
             let options = Options {
                 interface,
                 audience,
@@ -271,7 +271,7 @@ impl Lab {
             let mut exchange =
                 Exchange::open(options, cluster).map_err(|error| error.to_string())?;
             exchange.set_own(OwnState::default()).unwrap();
-            drop(_guard);
+            drop(inside_runtime);
             Ok(Server {
                 runtime,
                 exchange,

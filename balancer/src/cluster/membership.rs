@@ -12,7 +12,7 @@ use super::{Destination, Event, Message, Outbox, Refused, Report, ServerId, Time
 pub const MAX_PEERS: usize = balancer_common::types::MAX_PEERS as usize;
 
 /// How long a peer that doesn't report any more is remembered.
-pub const MEMORY: Duration = Duration::from_secs(3_600);
+pub const MEMORY: Duration = Duration::from_hours(1);
 
 /// A peer, as of its newest report.
 #[derive(Clone, Debug)]

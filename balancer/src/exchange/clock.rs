@@ -16,10 +16,8 @@ pub fn boot_stamp() -> u64 {
 }
 
 fn read(clock: ClockId) -> Duration {
-    // Linux has had both clocks since before any kernel that balancer runs on, and a time of day before 1970 is no time.
-    clock_gettime(clock).map_or(Duration::ZERO, |time| {
-        Duration::try_from(time).unwrap_or_default()
-    })
+    // Linux has had both clocks since before any kernel that balancer runs on, so there is always a time.
+    clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
 }
 
 #[cfg(test)]

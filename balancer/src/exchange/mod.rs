@@ -32,7 +32,7 @@ pub const MAX_DATAGRAM: usize = MAX_ENCODED + seal::OVERHEAD;
 
 /// How often the membership in the group is renewed. Snooping switches forget a member after some 4 minutes (RFC 3376,
 /// section 8.4) unless a querier makes it speak up, and there may be none.
-const RENEWAL: Duration = Duration::from_secs(60);
+const RENEWAL: Duration = Duration::from_mins(1);
 
 /// Goodbyes, and the time between them: datagrams get lost.
 const GOODBYES: u32 = 3;
@@ -230,7 +230,7 @@ impl Exchange {
         let result = self.socket.renew();
         match (&result, self.renewal_failing) {
             (Err(error), false) => {
-                warn!("can't join the multicast group again, reports may not come in: {error}")
+                warn!("can't join the multicast group again, reports may not come in: {error}");
             }
             (Ok(()), true) => info!("joined the multicast group again"),
             (Err(_), true) | (Ok(()), false) => {}

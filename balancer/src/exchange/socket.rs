@@ -78,7 +78,7 @@ pub enum SocketError {
 /// before it judges. It also sends nothing before the runtime has looked for the first time.
 #[derive(Debug)]
 pub(super) struct Socket {
-    socket: AsyncFd<UdpSocket>,
+    udp: AsyncFd<UdpSocket>,
     interface: Interface,
     group: Option<IpAddr>,
     audience: Vec<SocketAddr>,
@@ -111,10 +111,10 @@ impl Socket {
             })?;
         }
         // SAFETY: a UdpSocket has the same open descriptor until it is dropped.
-        let socket = unsafe { AsyncFd::register_with_interest(raw.into(), Interest::READABLE) }
+        let udp = unsafe { AsyncFd::register_with_interest(raw.into(), Interest::READABLE) }
             .map_err(|error| system("register")(error.into()))?;
         Ok(Self {
-            socket,
+            udp,
             interface,
             group,
             audience,
@@ -130,21 +130,21 @@ impl Socket {
     /// Returns when something has come in since the last call. All of it is to be read then: it isn't said twice.
     pub async fn readable(&self) {
         // Fails only where the runtime shuts down.
-        if let Ok(mut guard) = self.socket.readable().await {
+        if let Ok(mut guard) = self.udp.readable().await {
             guard.clear_ready();
         }
     }
 
     /// The next datagram that waits, as much of it as fits; [`io::ErrorKind::WouldBlock`] if none does.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        let (length, from) = self.socket.get_ref().recv_from(buffer)?;
+        let (length, from) = self.udp.get_ref().recv_from(buffer)?;
         Ok((length, canonical(from)))
     }
 
     /// Sends, or fails, at once.
     pub fn send(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
         let to = if self.is_v6 { mapped(to) } else { to };
-        self.socket.get_ref().send_to(datagram, to).map(drop)
+        self.udp.get_ref().send_to(datagram, to).map(drop)
     }
 
     /// Leaves the group and joins it again, so that a snooping switch that has missed or forgotten this member hears of
@@ -153,7 +153,7 @@ impl Socket {
         let Some(group) = self.group else {
             return Ok(());
         };
-        let raw = socket2::SockRef::from(self.socket.get_ref());
+        let raw = socket2::SockRef::from(self.udp.get_ref());
         // There is nothing to leave if the interface was away in between: then joining is what matters.
         let _ = leave(&raw, group, self.interface.index);
         join(&raw, group, self.interface.index)
@@ -334,6 +334,21 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_membership_can_be_renewed_even_if_it_was_lost() {
+        let group = "239.255.99.19".parse().unwrap();
+        let socket = Socket::open(lo(), Audience::Group(SocketAddr::new(group, 0))).unwrap();
+        let members = || std::fs::read_to_string("/proc/net/igmp").unwrap();
+        let group_in_hex = "1363FFEF";
+        assert!(members().contains(group_in_hex), "{}", members());
+        socket.renew().unwrap();
+        assert!(members().contains(group_in_hex), "{}", members());
+        leave(&socket2::SockRef::from(socket.udp.get_ref()), group, 1).unwrap();
+        assert!(!members().contains(group_in_hex), "{}", members());
+        socket.renew().unwrap();
+        assert!(members().contains(group_in_hex), "{}", members());
     }
 
     #[tokio::test]
