@@ -1,6 +1,6 @@
 //! What this server knows of its peers, and what their silence means.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
@@ -56,7 +56,7 @@ pub struct Peer {
 ///         └───────────────────────────────> │ Left │ ────────┘
 ///                                           └──────┘
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Its reports come in.

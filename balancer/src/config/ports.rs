@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::value::{Value, value};
+use crate::cluster as report;
 
 value!(PortRange);
 
@@ -58,6 +59,16 @@ impl PortRange {
     /// Whether both have a port in common.
     pub fn overlaps(self, other: Self) -> bool {
         self.protocol == other.protocol && self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl From<PortRange> for report::PortRange {
+    fn from(range: PortRange) -> Self {
+        Self {
+            protocol: range.protocol.number(),
+            first: range.first,
+            last: range.last,
+        }
     }
 }
 

@@ -1,0 +1,36 @@
+//! The Unix socket by which commands speak to the daemon: one JSON request a connection, one JSON answer.
+
+mod client;
+mod server;
+pub mod status;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::client::ask;
+pub use self::server::{Question, Server};
+use self::status::Status;
+
+/// Where the socket is, if nothing says otherwise.
+pub const DEFAULT_PATH: &str = "/run/balancer/control.sock";
+
+/// What a command wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// How the server and its cluster are.
+    Status,
+    /// Leave these interfaces. With the last one the daemon ends.
+    Detach(Vec<String>),
+}
+
+/// What the daemon says to it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// Done.
+    Done,
+    /// Not done, and why. Nothing has changed.
+    Refused(String),
+}

@@ -1,0 +1,109 @@
+//! The daemon's side.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Answer, Request};
+
+/// A request is a line; who sends more is no command of ours.
+const MAX_REQUEST: u64 = 64 * 1024;
+
+/// Time for a command to send its request and to take its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The listening socket. It is removed when this is dropped.
+pub struct Server {
+    path: PathBuf,
+    listener: UnixListener,
+    questions: (mpsc::Sender<Question>, mpsc::Receiver<Question>),
+}
+
+/// A request, and where its answer goes.
+pub struct Question {
+    /// The request.
+    pub request: Request,
+    /// Where its answer goes.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+impl Server {
+    /// Listens at `path`, for root alone.
+    ///
+    /// # Errors
+    ///
+    /// Another daemon listens there already, or the socket can't be made.
+    pub fn open(path: &Path) -> Result<Self> {
+        if StdStream::connect(path).is_ok() {
+            bail!(
+                "another balancer is running: its control socket is {}. `balancer status` shows it; for a second one on \
+                 this host use --control, --pin-dir and a network namespace of its own",
+                path.display()
+            );
+        }
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot replace {}", path.display()));
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)
+            .with_context(|| format!("cannot listen at {}", path.display()))?;
+        fs::set_permissions(path, Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot restrict {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), listener, questions: mpsc::channel(16) })
+    }
+
+    /// The next question. Cancel-safe.
+    pub async fn next(&mut self) -> Question {
+        loop {
+            tokio::select! {
+                Some(question) = self.questions.1.recv() => return question,
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let questions = self.questions.0.clone();
+                        tokio::spawn(tokio::time::timeout(PATIENCE, serve(stream, questions)));
+                    }
+                    Err(error) => {
+                        log::warn!("the control socket: {error}");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may be gone already; nothing to do about it either way.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn serve(mut stream: UnixStream, questions: mpsc::Sender<Question>) -> Result<()> {
+    let mut request = Vec::new();
+    (&mut stream).take(MAX_REQUEST).read_to_end(&mut request).await?;
+    let answer = match serde_json::from_slice(&request) {
+        Err(error) => Answer::Refused(format!("not a request that this daemon knows: {error}")),
+        Ok(request) => {
+            let (answer, answered) = oneshot::channel();
+            questions.send(Question { request, answer }).await?;
+            answered.await?
+        }
+    };
+    stream.write_all(&serde_json::to_vec(&answer)?).await?;
+    stream.shutdown().await?;
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! What `balancer status --json` and `balancer peers --json` print.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::Status as PeerStatus;
+use crate::datapath::interface::XdpState;
+
+/// A server and its cluster. Loads, levels and margins are in basis points (10,000 = 100 %), times in milliseconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The server's name.
+    pub name: String,
+    /// Its id, as 16 hexadecimal digits.
+    pub id: String,
+    /// The daemon's version.
+    pub version: String,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// How long the daemon runs.
+    pub uptime_ms: u64,
+    /// Where the maps are pinned.
+    pub pin_dir: String,
+    /// From one report to the next.
+    pub period_ms: u64,
+    /// Silence that makes a peer off-line.
+    pub timeout_ms: u64,
+    /// The interfaces that it is attached to.
+    pub interfaces: Vec<Interface>,
+    /// The identities that it holds.
+    pub identities: Vec<IpAddr>,
+    /// Its services.
+    pub services: Vec<Service>,
+    /// Its peers.
+    pub peers: Vec<Peer>,
+    /// Packets that were no service's, by what became of them.
+    pub packets: BTreeMap<String, u64>,
+    /// Datagrams of the exchange, by what became of them.
+    pub exchange: BTreeMap<String, u64>,
+    /// What an operator should know of.
+    pub warnings: Vec<String>,
+}
+
+/// An interface that balancer is attached to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Native or generic.
+    pub mode: XdpState,
+}
+
+/// A service of this server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Its ports.
+    pub ports: Vec<String>,
+    /// Open connections that mean 100 %.
+    pub capacity: u32,
+    /// Own load (S202): the higher one of the next two.
+    pub load: u32,
+    /// Load by connections.
+    pub load_connections: u32,
+    /// Load by CPU.
+    pub load_cpu: u32,
+    /// Connections open now.
+    pub connections: u64,
+    /// Connections in the making.
+    pub pending: u64,
+    /// Whether its check succeeds.
+    pub healthy: bool,
+    /// What the last check that changed that said.
+    pub health: String,
+    /// Overload level.
+    pub overload: u32,
+    /// Margin.
+    pub margin: u32,
+    /// How a peer is chosen.
+    pub policy: String,
+    /// Its packets, by what became of them.
+    pub packets: BTreeMap<String, u64>,
+}
+
+/// A peer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Its id, as 16 hexadecimal digits.
+    pub id: String,
+    /// What is thought of it.
+    pub status: PeerStatus,
+    /// Where its reports come from.
+    pub address: IpAddr,
+    /// Its Ethernet address on the link that it shares with this server.
+    pub mac: Option<String>,
+    /// Age of its last report.
+    pub age_ms: u64,
+    /// The identities that it holds.
+    pub identities: Vec<IpAddr>,
+    /// Its services.
+    pub services: Vec<PeerService>,
+    /// New flows steered to it.
+    pub flows: u64,
+    /// Packets steered to it.
+    pub packets: u64,
+}
+
+/// A service of a peer's.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerService {
+    /// Its name there.
+    pub name: String,
+    /// Its load there.
+    pub load: u32,
+    /// Its capacity there.
+    pub capacity: u32,
+    /// Whether it is healthy there.
+    pub healthy: bool,
+}
+
+impl Status {
+    /// The highest load among the services.
+    pub fn load(&self) -> u32 {
+        self.services.iter().map(|service| service.load).max().unwrap_or(0)
+    }
+}
