@@ -2,5 +2,5 @@
 
 pub mod cluster;
 pub mod config;
+pub mod datapath;
 pub mod exchange;
-pub mod net;

@@ -1,0 +1,3 @@
+//! What balancer does inside the kernel of this host.
+
+pub mod host;
