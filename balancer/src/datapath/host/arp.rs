@@ -34,18 +34,19 @@ pub async fn probe(
     let socket = unsafe { AsyncFd::register(open(interface_index)?)? };
     let broadcast = link_address(interface_index, BROADCAST)?;
     let question = request(interface_mac, source, target);
-    for _ in 0..TRIES {
-        socket
-            .async_io(Interest::WRITABLE, |socket| {
-                socket.send_to(&question, &broadcast)
-            })
-            .await?;
-        match tokio::time::timeout(timeout / TRIES, answer(&socket, interface_mac, target)).await {
-            Ok(found) => return found.map(Some),
-            Err(_elapsed) => {}
-        }
-    }
-    Ok(None)
+    let found = ask(
+        &socket,
+        interface_mac,
+        target,
+        &question,
+        &broadcast,
+        timeout,
+    )
+    .await;
+    // The kernel lets nobody close a packet socket before an RCU grace period is over: milliseconds, in which this thread
+    // has better things to do.
+    tokio::task::spawn_blocking(|| drop(socket));
+    found
 }
 
 /// A socket for ARP packets of one interface, without their link-layer headers.
@@ -68,6 +69,28 @@ fn link_address(interface_index: u32, mac: [u8; 6]) -> io::Result<SockAddr> {
     address.sll_addr[..mac.len()].copy_from_slice(&mac);
     // SAFETY: the storage holds an address of family AF_PACKET, which has this length.
     Ok(unsafe { SockAddr::new(storage, size_of::<sockaddr_ll>() as socklen_t) })
+}
+
+async fn ask(
+    socket: &AsyncFd<Socket>,
+    own: [u8; 6],
+    target: Ipv4Addr,
+    question: &[u8],
+    broadcast: &SockAddr,
+    timeout: Duration,
+) -> io::Result<Option<[u8; 6]>> {
+    for _ in 0..TRIES {
+        socket
+            .async_io(Interest::WRITABLE, |socket| {
+                socket.send_to(question, broadcast)
+            })
+            .await?;
+        match tokio::time::timeout(timeout / TRIES, answer(socket, own, target)).await {
+            Ok(found) => return found.map(Some),
+            Err(_elapsed) => {}
+        }
+    }
+    Ok(None)
 }
 
 async fn answer(socket: &AsyncFd<Socket>, own: [u8; 6], target: Ipv4Addr) -> io::Result<[u8; 6]> {
