@@ -1,7 +1,11 @@
 //! The daemon and the command line of balancer, as a library: the binary, the tests and the tools use it.
 
+pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod datapath;
 pub mod exchange;
 pub mod health;
+pub mod load;

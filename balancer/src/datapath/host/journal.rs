@@ -1,0 +1,291 @@
+//! A write-ahead journal of the changes on the host, so that a daemon killed at any point leaks none of them.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    change::{Change, gone_is_fine},
+    kernel::Kernel,
+};
+
+const VERSION: u32 = 1;
+
+/// The changes made, oldest first, and the file that holds them. There is no file before the first change.
+pub(super) struct Journal {
+    path: PathBuf,
+    contents: Contents,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Contents {
+    version: u32,
+    /// The journal's directory is ours too.
+    made_directory: bool,
+    changes: Vec<Change>,
+}
+
+impl Journal {
+    /// Reads the journal at `path`, which may not exist.
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        let contents = read(path).with_context(|| {
+            format!(
+                "the undo journal {} is unusable. It lists what balancer changed on this host: undo by hand what you \
+                 can read there ('ip rule', 'ip address show dev lo' and sysctls show what is left), then delete it",
+                path.display()
+            )
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            contents,
+        })
+    }
+
+    /// The changes recorded and not undone, oldest first.
+    pub(super) fn changes(&self) -> &[Change] {
+        &self.contents.changes
+    }
+
+    /// Records `change`, which is about to be made. Once this returned it survives a crash. A change recorded already keeps
+    /// its place: it was adopted from a crash, or somebody undid it and it is made again.
+    pub(super) fn record(&mut self, change: Change) -> anyhow::Result<()> {
+        if self.contents.changes.contains(&change) {
+            return Ok(());
+        }
+        self.contents.changes.push(change);
+        let saved = self.save();
+        if saved.is_err() {
+            self.contents.changes.pop();
+        }
+        saved
+    }
+
+    /// Forgets `change`, which has been undone.
+    pub(super) fn forget(&mut self, change: &Change) -> anyhow::Result<()> {
+        self.contents.changes.retain(|recorded| recorded != change);
+        self.save()
+    }
+
+    /// Undoes all changes, the last one first, and removes the journal, unless some could not be undone: it keeps those.
+    pub(super) async fn undo(mut self, kernel: &impl Kernel) -> anyhow::Result<()> {
+        let mut kept = Vec::new();
+        let mut failures = Vec::new();
+        for change in self.contents.changes.iter().rev() {
+            if let Err(error) = change.undo(kernel).await {
+                failures.push(format!("\n  {error:#}"));
+                kept.insert(0, change.clone());
+            }
+        }
+        if failures.is_empty() {
+            return self.remove();
+        }
+        self.contents.changes = kept;
+        self.save()?;
+        bail!(
+            "{} of the changes on this host could not be undone. They stay in {}, for another 'balancer detach':{}",
+            failures.len(),
+            self.path.display(),
+            failures.concat()
+        )
+    }
+
+    /// Writes a file beside the journal and renames it, so that a crash leaves the old contents or the new.
+    fn save(&mut self) -> anyhow::Result<()> {
+        self.make_directory()?;
+        let text = serde_json::to_vec_pretty(&self.contents)?;
+        let draft = self.draft();
+        let write = || {
+            gone_is_fine(fs::remove_file(&draft))?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&draft)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&draft, &self.path)?;
+            File::open(directory_of(&self.path))?.sync_all()
+        };
+        write().with_context(|| format!("cannot write the undo journal {}", self.path.display()))
+    }
+
+    fn make_directory(&mut self) -> anyhow::Result<()> {
+        let directory = directory_of(&self.path);
+        let made = match DirBuilder::new().mode(0o755).create(directory) {
+            Ok(()) => {
+                self.contents.made_directory = true;
+                // The mode above is subject to the umask.
+                fs::set_permissions(directory, Permissions::from_mode(0o755))
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        };
+        made.with_context(|| format!("cannot create {} for the undo journal", directory.display()))
+    }
+
+    fn remove(self) -> anyhow::Result<()> {
+        for file in [&self.draft(), &self.path] {
+            gone_is_fine(fs::remove_file(file))
+                .with_context(|| format!("cannot remove {}", file.display()))?;
+        }
+        if self.contents.made_directory {
+            let directory = directory_of(&self.path);
+            match fs::remove_dir(directory) {
+                // Others may have come to use it.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                other => gone_is_fine(other)
+                    .with_context(|| format!("cannot remove directory {}", directory.display()))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn draft(&self) -> PathBuf {
+        self.path.with_added_extension("new")
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Contents> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Contents {
+                version: VERSION,
+                made_directory: false,
+                changes: Vec::new(),
+            });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    // Root undoes what it says, so nobody else may have written it.
+    let metadata = fs::metadata(path)?;
+    ensure!(
+        metadata.uid() == nix::unistd::geteuid().as_raw() && metadata.mode() & 0o022 == 0,
+        "user {} owns it, with mode {:o}: somebody else could have written it",
+        metadata.uid(),
+        metadata.mode() & 0o777
+    );
+    let contents: Contents = serde_json::from_slice(&text)?;
+    ensure!(
+        contents.version == VERSION,
+        "its version is {}, this balancer knows {VERSION}",
+        contents.version
+    );
+    Ok(contents)
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::host::model::Model;
+
+    fn pin(name: &str) -> Change {
+        Change::Pinned(PathBuf::from("/nonexistent").join(name))
+    }
+
+    #[tokio::test]
+    async fn changes_survive_and_the_end_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run").join("one.undo");
+        let mut journal = Journal::open(&path).unwrap();
+        assert!(!path.exists(), "opening changes nothing");
+        for name in ["a", "b", "a", "c"] {
+            journal.record(pin(name)).unwrap();
+        }
+        journal.forget(&pin("b")).unwrap();
+        drop(journal);
+
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777,
+            0o755
+        );
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.changes(), [pin("a"), pin("c")]);
+        journal.undo(&Model::default()).await.unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_undone_is_reported_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("one.undo");
+        let full = ["x", "y"].map(|name| dir.path().join(name));
+        for directory in &full {
+            fs::create_dir_all(directory.join("inside")).unwrap();
+        }
+        let made = dir.path().join("made");
+        fs::create_dir(&made).unwrap();
+
+        let mut journal = Journal::open(&path).unwrap();
+        for directory in [&full[0], &made, &full[1]] {
+            journal
+                .record(Change::DirectoryCreated(directory.clone()))
+                .unwrap();
+        }
+        let error = journal
+            .undo(&Model::default())
+            .await
+            .unwrap_err()
+            .to_string();
+        for directory in &full {
+            assert!(error.contains(directory.to_str().unwrap()), "{error}");
+        }
+        assert!(!made.exists());
+
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!(
+            journal.changes(),
+            full.clone().map(Change::DirectoryCreated)
+        );
+        for directory in &full {
+            fs::remove_dir(directory.join("inside")).unwrap();
+        }
+        journal.undo(&Model::default()).await.unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn unusable_journals_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("one.undo");
+        let good = r#"{"version": 1, "made_directory": false, "changes": []}"#;
+        let cases = [
+            ("", 0o600, "EOF"),
+            (
+                "{\"version\": 1,\n \"changes\": [{\"no\": 1}]}",
+                0o600,
+                "line 2",
+            ),
+            (
+                r#"{"version": 7, "made_directory": false, "changes": []}"#,
+                0o600,
+                "version is 7",
+            ),
+            (good, 0o666, "mode 666"),
+        ];
+        for (text, mode, reason) in cases {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let error = format!("{:#}", Journal::open(&path).err().unwrap());
+            assert!(
+                error.contains("one.undo") && error.contains("delete it") && error.contains(reason),
+                "{error}"
+            );
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        assert!(Journal::open(&path).is_ok());
+    }
+}

@@ -1,0 +1,105 @@
+//! The changes on this host: addresses, rules and sysctls that let it take the packets which its peers steer to it.
+//!
+//! Every server has the identities of its peers ('foreign' addresses) on `lo`, so that a steered packet is delivered
+//! here. That alone would keep this server's own traffic for a peer at home, too, so rules send what is made here out by
+//! table `main`, before table `local` is asked. And ARP must not answer for addresses on `lo`.
+//!
+//! Nothing of it may outlive balancer: each change is in an undo journal before it is made, and [`Host::restore`] undoes
+//! them all, in this process or in one that comes after a crash.
+
+pub mod arp;
+mod change;
+mod foreign;
+mod journal;
+mod kernel;
+#[cfg(test)]
+mod model;
+mod netlink;
+
+use std::{collections::BTreeSet, net::IpAddr, path::Path};
+
+pub use self::{
+    change::Change,
+    kernel::{Family, Rule},
+};
+use self::{journal::Journal, netlink::Netlink};
+
+/// This host's addresses, rules and sysctls, and the journal of what was changed among them.
+///
+/// It acts on the network namespace of the thread that opens it; the same thread must go on to use it.
+pub struct Host {
+    journal: Journal,
+    kernel: Netlink,
+}
+
+impl Host {
+    /// Opens the host with its undo journal in the file `journal`, and adopts the changes in it if it exists: they are then
+    /// kept where they are wanted, and undone like those made from now on. Changes nothing.
+    ///
+    /// Must be called within a tokio runtime. Fails on a journal that cannot be trusted, naming it.
+    #[expect(
+        clippy::unused_async,
+        reason = "it spawns, so a caller without a runtime should not get past the compiler"
+    )]
+    pub async fn open(journal: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            journal: Journal::open(journal)?,
+            kernel: Netlink::open()?,
+        })
+    }
+
+    /// Makes `interfaces` answer and ask by ARP for their own addresses alone, never for those on `lo`, and their IPv6
+    /// traffic start from their own addresses.
+    pub async fn accept_steered(&mut self, interfaces: &[String]) -> anyhow::Result<()> {
+        for interface in interfaces {
+            // The first value is ours; others that follow are at least as strict, and are left.
+            self.set_sysctl("ipv4", interface, "arp_ignore", &["1", "2"])?;
+            self.set_sysctl("ipv4", interface, "arp_announce", &["2"])?;
+            // Neighbour solicitations need no such care. But where the destination is one of the host's own addresses, on
+            // whatever interface, source address selection takes that (RFC 6724, rule 1), and nothing else in it comes
+            // first: a packet of ours to a foreign address would reach its owner with the owner's address as its source.
+            // An interface without an address of its own must be left to borrow one.
+            if self.kernel.has_global_v6(interface).await? {
+                self.set_sysctl("ipv6", interface, "use_oif_addrs_only", &["1"])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `wanted` the set of foreign addresses: those of peers, never one that this host holds itself. Only after
+    /// [`Host::accept_steered`], or ARP would answer for them.
+    ///
+    /// Call it again with the same set to repair what another program removed. An address or a rule that was there
+    /// before balancer is left alone. After an error some changes may be made and others not; the next call goes on.
+    pub async fn set_foreign(&mut self, wanted: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        foreign::converge(&mut self.journal, &self.kernel, wanted).await
+    }
+
+    /// Records a change that the caller is about to make, so that [`Host::restore`] undoes it. Returns when it is on disk.
+    pub fn record(&mut self, change: Change) -> anyhow::Result<()> {
+        self.journal.record(change)
+    }
+
+    /// Undoes all changes, the last one first, and removes the journal.
+    ///
+    /// A change that cannot be undone does not keep the others from being undone. All such are in the error, and stay in
+    /// the journal for another attempt.
+    pub async fn restore(self) -> anyhow::Result<()> {
+        self.journal.undo(&self.kernel).await
+    }
+
+    fn set_sysctl(
+        &mut self,
+        protocol: &str,
+        interface: &str,
+        name: &str,
+        sufficient: &[&str],
+    ) -> anyhow::Result<()> {
+        let path = Path::new("/proc/sys/net")
+            .join(protocol)
+            .join("conf")
+            .join(interface)
+            .join(name);
+        change::set_sysctl(&mut self.journal, &path, sufficient)
+    }
+}

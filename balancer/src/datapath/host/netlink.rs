@@ -1,0 +1,291 @@
+//! The kernel's addresses and rules, through netlink.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use anyhow::Context;
+use futures_util::TryStreamExt;
+use netlink_packet_route::{
+    AddressFamily,
+    address::{
+        AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
+    },
+    route::RouteProtocol,
+    rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
+};
+use nix::{errno::Errno, net::if_::if_nametoindex};
+use rtnetlink::{Handle, IpVersion};
+
+use super::kernel::{FOREIGN_PREFERENCE, Family, Kernel, Rule};
+
+/// `lo` has this index in every network namespace (`LOOPBACK_IFINDEX` of Linux).
+const LOOPBACK: u32 = 1;
+
+/// The kernel itself.
+pub(super) struct Netlink {
+    handle: Handle,
+}
+
+impl Netlink {
+    pub(super) fn open() -> anyhow::Result<Self> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("cannot open a netlink socket")?;
+        // It ends when the handle is dropped.
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Whether `interface` has an IPv6 address of global scope (which unique local addresses have, too).
+    pub(super) async fn has_global_v6(&self, interface: &str) -> anyhow::Result<bool> {
+        let index = if_nametoindex(interface)
+            .with_context(|| format!("cannot find interface {interface}"))?;
+        let addresses = self.list_addresses(index).await?;
+        Ok(addresses.iter().any(|message| {
+            message.header.family == AddressFamily::Inet6
+                && message.header.scope == AddressScope::Universe
+        }))
+    }
+
+    async fn list_addresses(&self, interface: u32) -> anyhow::Result<Vec<AddressMessage>> {
+        let request = self.handle.address().get().set_link_index_filter(interface);
+        let dump = request.execute().try_collect().await.map_err(system_error);
+        dump.with_context(|| format!("cannot list the addresses of interface {interface}"))
+    }
+}
+
+impl Kernel for Netlink {
+    async fn rules(&self, family: Family) -> anyhow::Result<BTreeSet<Rule>> {
+        let version = match family {
+            Family::V4 => IpVersion::V4,
+            Family::V6 => IpVersion::V6,
+        };
+        let dump: Vec<_> = self
+            .handle
+            .rule()
+            .get(version)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(system_error)
+            .with_context(|| format!("cannot list the {family} rules"))?;
+        Ok(dump
+            .iter()
+            .filter_map(|message| known_rule(family, message))
+            .collect())
+    }
+
+    async fn add_rule(&self, rule: Rule) -> anyhow::Result<()> {
+        let mut request = self.handle.rule().add();
+        *request.message_mut() = rule_message(rule);
+        accept(request.execute().await, Errno::EEXIST)
+            .with_context(|| format!("cannot add rule '{rule}'"))
+    }
+
+    async fn delete_rule(&self, rule: Rule) -> anyhow::Result<()> {
+        let request = self.handle.rule().del(rule_message(rule));
+        accept(request.execute().await, Errno::ENOENT)
+            .with_context(|| format!("cannot delete rule '{rule}'"))
+    }
+
+    async fn addresses(&self) -> anyhow::Result<BTreeSet<IpAddr>> {
+        let dump = self.list_addresses(LOOPBACK).await?;
+        let address = |attribute| match attribute {
+            AddressAttribute::Local(address) | AddressAttribute::Address(address) => Some(address),
+            _ => None,
+        };
+        Ok(dump
+            .into_iter()
+            .flat_map(|message| message.attributes)
+            .filter_map(address)
+            .collect())
+    }
+
+    async fn add_address(&self, address: IpAddr) -> anyhow::Result<()> {
+        let message = address_message(address);
+        let mut request = self
+            .handle
+            .address()
+            .add(LOOPBACK, address, message.header.prefix_len);
+        *request.message_mut() = message;
+        accept(request.execute().await, Errno::EEXIST)
+            .with_context(|| format!("cannot add {address} to lo"))
+    }
+
+    async fn delete_address(&self, address: IpAddr) -> anyhow::Result<()> {
+        let request = self.handle.address().del(address_message(address));
+        accept(request.execute().await, Errno::EADDRNOTAVAIL)
+            .with_context(|| format!("cannot delete {address} from lo"))
+    }
+}
+
+fn rule_message(rule: Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.action = RuleAction::ToTable;
+    message.header.family = match rule.family() {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    };
+    let preference = match rule {
+        Rule::Local { preference, .. } => {
+            message.header.table = libc::RT_TABLE_LOCAL;
+            preference
+        }
+        Rule::Foreign(address) => {
+            message.header.table = libc::RT_TABLE_MAIN;
+            message.header.dst_len = host_prefix(address);
+            message.attributes.push(RuleAttribute::Iifname("lo".into()));
+            message.attributes.push(RuleAttribute::Destination(address));
+            FOREIGN_PREFERENCE
+        }
+    };
+    message.attributes.push(RuleAttribute::Priority(preference));
+    // As the rule that the kernel made and we re-create. And systemd-networkd, when it restarts, deletes all rules that it
+    // did not make, but not those of the kernel: without a rule for table local the host would be off the network.
+    message
+        .attributes
+        .push(RuleAttribute::Protocol(RouteProtocol::Kernel));
+    message
+}
+
+/// The rule in `message`, if it is of a known form. One that has any other selector, or one that we do not understand, is
+/// not: to take it for the rule that everything depends on could cost the host its network.
+fn known_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
+    let header = &message.header;
+    if header.action != RuleAction::ToTable
+        || header.flags.contains(RuleFlags::Invert)
+        || header.src_len != 0
+        || header.tos != 0
+    {
+        return None;
+    }
+    // The kernel leaves out a preference of 0.
+    let (mut preference, mut table) = (0, u32::from(header.table));
+    let (mut input, mut destination) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(value) => preference = *value,
+            RuleAttribute::Table(value) => table = *value,
+            RuleAttribute::Iifname(name) => input = Some(name.as_str()),
+            RuleAttribute::Destination(address) => destination = Some(*address),
+            RuleAttribute::Protocol(_) | RuleAttribute::SuppressPrefixLen(u32::MAX) => {}
+            _ => return None,
+        }
+    }
+    match (input, destination) {
+        (None, None) if table == u32::from(libc::RT_TABLE_LOCAL) => {
+            Some(Rule::Local { family, preference })
+        }
+        (Some("lo"), Some(address))
+            if table == u32::from(libc::RT_TABLE_MAIN)
+                && preference == FOREIGN_PREFERENCE
+                && header.dst_len == host_prefix(address) =>
+        {
+            Some(Rule::Foreign(address))
+        }
+        _ => None,
+    }
+}
+
+fn address_message(address: IpAddr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = LOOPBACK;
+    message.header.prefix_len = host_prefix(address);
+    message.attributes.push(AddressAttribute::Address(address));
+    message.attributes.push(AddressAttribute::Local(address));
+    // It must not become the source of this host's own traffic by chance of source address selection: scope host does that
+    // for IPv4, a preferred lifetime of 0 for IPv6 (RFC 6724, rule 3).
+    match address {
+        IpAddr::V4(_) => {
+            message.header.family = AddressFamily::Inet;
+            message.header.scope = AddressScope::Host;
+        }
+        IpAddr::V6(_) => {
+            message.header.family = AddressFamily::Inet6;
+            message.header.flags = AddressHeaderFlags::Nodad;
+            // Unlike for IPv4 the kernel would add a route to it by lo in table main, where our rule is to find the way
+            // to its owner.
+            message.attributes.push(AddressAttribute::Flags(
+                AddressFlags::Nodad | AddressFlags::Noprefixroute,
+            ));
+            let mut lifetime = CacheInfo::default();
+            lifetime.ifa_valid = u32::MAX;
+            message
+                .attributes
+                .push(AddressAttribute::CacheInfo(lifetime));
+        }
+    }
+    message
+}
+
+/// Takes the kernel's refusal `harmless` for success.
+fn accept(result: Result<(), rtnetlink::Error>, harmless: Errno) -> io::Result<()> {
+    match result.map_err(system_error) {
+        Err(error) if error.raw_os_error() == Some(harmless as i32) => Ok(()),
+        other => other,
+    }
+}
+
+fn system_error(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other),
+    }
+}
+
+fn host_prefix(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::BITS as u8,
+        IpAddr::V6(_) => Ipv6Addr::BITS as u8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOCAL: Rule = Rule::Local {
+        family: Family::V4,
+        preference: 0,
+    };
+
+    #[test]
+    fn rules_are_known_again_and_others_are_not() {
+        let foreign = Rule::Foreign("2001:db8::1".parse().unwrap());
+        assert_eq!(
+            known_rule(Family::V6, &rule_message(foreign)),
+            Some(foreign)
+        );
+        assert_eq!(known_rule(Family::V4, &rule_message(LOCAL)), Some(LOCAL));
+
+        let other = |alter: fn(&mut RuleMessage)| {
+            let mut message = rule_message(LOCAL);
+            alter(&mut message);
+            known_rule(Family::V4, &message)
+        };
+        assert_eq!(other(|rule| rule.header.flags = RuleFlags::Invert), None);
+        assert_eq!(
+            other(|rule| rule.header.action = RuleAction::Blackhole),
+            None
+        );
+        assert_eq!(other(|rule| rule.header.src_len = 8), None);
+        assert_eq!(
+            other(|rule| rule.attributes.push(RuleAttribute::FwMark(1))),
+            None
+        );
+        assert_eq!(
+            other(|rule| rule.attributes.push(RuleAttribute::SuppressPrefixLen(0))),
+            None
+        );
+        assert_eq!(
+            other(|rule| rule.attributes.push(RuleAttribute::Table(1000))),
+            None
+        );
+        assert_eq!(
+            other(|rule| rule.attributes.push(RuleAttribute::Iifname("lo".into()))),
+            None
+        );
+    }
+}
