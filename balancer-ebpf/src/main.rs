@@ -6,6 +6,10 @@
 #![no_main]
 // Rust has no atomics for a target without compare-and-swap, and BPF counts as one.
 #![feature(asm_experimental_arch)]
+#![expect(
+    missing_docs,
+    reason = "the macros of aya-ebpf make functions of their own beside those below"
+)]
 
 mod atomic;
 mod connections;

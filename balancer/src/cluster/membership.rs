@@ -103,6 +103,17 @@ impl Status {
         matches!(self, Self::Online | Self::Suspect | Self::Silent)
     }
 
+    /// Its name in logs and output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Suspect => "suspect",
+            Self::Silent => "silent",
+            Self::Dead => "dead",
+            Self::Left => "left",
+        }
+    }
+
     fn after(self, input: Input) -> (Self, Option<Action>) {
         match (self, input) {
             (_, Input::Report) => (Self::Online, None),

@@ -6,10 +6,10 @@ use serde::{Deserialize, de::IgnoredAny};
 use toml::Spanned;
 
 use super::{
-    Config, Conversation, Exchange, Server, Service, ServiceSpec,
+    Config, Conversation, Exchange, Load, Server, Service, ServiceSpec,
     check::CheckTable,
     error::Problem,
-    level::{Level, Levels, Margin, PolicyName},
+    level::{Level, Levels, Margin, PolicyName, Weight},
     ports::PortRange,
     service::{self, Affinity, Capacity},
     value::{Group, Identity, InterfaceName, Interval, KeyPath, Name, PeerAddress, Value, value},
@@ -24,6 +24,7 @@ pub(super) fn parse(text: &str) -> Result<Config, Problem> {
     let mut config = Config {
         server: file.server.resolve()?,
         levels,
+        load: file.load.resolve(),
         exchange: file.exchange.resolve()?,
         services: services(file.service, levels)?,
     };
@@ -40,6 +41,8 @@ struct File {
     server: ServerTable,
     #[serde(default)]
     levels: LevelsTable,
+    #[serde(default)]
+    load: LoadTable,
     #[serde(default)]
     exchange: ExchangeTable,
     #[serde(default)]
@@ -80,6 +83,25 @@ struct LevelsTable {
     overload: Option<Level>,
     margin: Option<Margin>,
     policy: Option<PolicyName>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "a table: write [load] on a line of its own"
+)]
+struct LoadTable {
+    cpu: Option<Weight>,
+}
+
+impl LoadTable {
+    fn resolve(self) -> Load {
+        let default = Load::default();
+        Load {
+            cpu: self.cpu.map_or(default.cpu, Weight::level),
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]

@@ -6,7 +6,7 @@ pub use balancer_common::decide::Policy;
 
 use super::value::{Value, value};
 
-value!(Level, Margin, PolicyName);
+value!(Level, Margin, PolicyName, Weight);
 
 /// A share of a server's capacity, from 0 % to 1,000 %.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,6 +14,9 @@ pub struct Level(u32);
 
 impl Level {
     const MAX: u32 = 100_000;
+
+    /// 100 %.
+    pub const FULL: Self = Self(10_000);
 
     /// In basis points: 10,000 is 100 %.
     pub const fn basis_points(self) -> u32 {
@@ -62,6 +65,28 @@ impl Value for Margin {
     fn read(text: &str) -> Option<Self> {
         percentage(text)
             .filter(|points| *points <= Self::MAX)
+            .map(|points| Self(Level(points)))
+    }
+}
+
+/// What a part of the load counts, from 0 % (nothing) to 100 % (as it is measured).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Weight(Level);
+
+impl Weight {
+    /// The share that it counts.
+    pub(super) const fn level(self) -> Level {
+        self.0
+    }
+}
+
+impl Value for Weight {
+    const WANTED: &'static str =
+        "what this part of the load counts: write 0% to 100%, as in \"100%\"";
+
+    fn read(text: &str) -> Option<Self> {
+        percentage(text)
+            .filter(|points| *points <= Margin::MAX)
             .map(|points| Self(Level(points)))
     }
 }

@@ -42,6 +42,8 @@ pub struct Config {
     pub server: Server,
     /// The levels of services that have none of their own.
     pub levels: Levels,
+    /// What own load is made of.
+    pub load: Load,
     /// How servers tell each other of themselves.
     pub exchange: Exchange,
     /// What it offers: 1 to 16 services, of which no two share a name or a port.
@@ -57,6 +59,19 @@ pub struct Server {
     pub interfaces: Vec<InterfaceName>,
     /// The addresses that clients use and whose home it is. Empty: the interfaces' own addresses.
     pub identities: Vec<Identity>,
+}
+
+/// What own load is made of, beside the services' connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// What the CPU time in use counts: 100 % as it is, 0 % not at all.
+    pub cpu: Level,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self { cpu: Level::FULL }
+    }
 }
 
 /// How servers tell each other of themselves.
@@ -176,6 +191,7 @@ impl Default for Config {
                 identities: Vec::new(),
             },
             levels,
+            load: Load::default(),
             exchange: Exchange::default(),
             services: vec![ServiceSpec::default().resolve(levels)],
         }

@@ -30,6 +30,15 @@ pub struct Service {
     pub check: Option<Check>,
 }
 
+impl Service {
+    /// Whether `port` is one of its ports.
+    pub fn has(&self, protocol: Protocol, port: u16) -> bool {
+        self.ports
+            .iter()
+            .any(|range| range.protocol == protocol && (range.first..=range.last).contains(&port))
+    }
+}
+
 /// What stays together on one server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Affinity {

@@ -46,7 +46,9 @@ pub fn ask(path: &Path, request: &Request) -> Result<Option<Answer>> {
         stream.read_to_end(&mut answer)?;
         Ok(serde_json::from_slice(&answer)?)
     };
-    match exchange().with_context(|| format!("no proper answer from the daemon at {}", path.display()))? {
+    match exchange()
+        .with_context(|| format!("no proper answer from the daemon at {}", path.display()))?
+    {
         Answer::Refused(why) => bail!("{why}"),
         answer => Ok(Some(answer)),
     }

@@ -62,7 +62,11 @@ impl Server {
             .with_context(|| format!("cannot listen at {}", path.display()))?;
         fs::set_permissions(path, Permissions::from_mode(0o600))
             .with_context(|| format!("cannot restrict {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), listener, questions: mpsc::channel(16) })
+        Ok(Self {
+            path: path.to_owned(),
+            listener,
+            questions: mpsc::channel(16),
+        })
     }
 
     /// The next question. Cancel-safe.
@@ -94,7 +98,10 @@ impl Drop for Server {
 
 async fn serve(mut stream: UnixStream, questions: mpsc::Sender<Question>) -> Result<()> {
     let mut request = Vec::new();
-    (&mut stream).take(MAX_REQUEST).read_to_end(&mut request).await?;
+    (&mut stream)
+        .take(MAX_REQUEST)
+        .read_to_end(&mut request)
+        .await?;
     let answer = match serde_json::from_slice(&request) {
         Err(error) => Answer::Refused(format!("not a request that this daemon knows: {error}")),
         Ok(request) => {

@@ -126,6 +126,10 @@ pub struct PeerService {
 impl Status {
     /// The highest load among the services.
     pub fn load(&self) -> u32 {
-        self.services.iter().map(|service| service.load).max().unwrap_or(0)
+        self.services
+            .iter()
+            .map(|service| service.load)
+            .max()
+            .unwrap_or(0)
     }
 }

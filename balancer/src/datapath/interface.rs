@@ -38,7 +38,23 @@ pub enum XdpState {
     Generic,
 }
 
+impl XdpState {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
 impl Interface {
+    /// Its own addresses.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().map(IpNet::addr)
+    }
+
     /// Looks up the interface called `name` in this network namespace.
     ///
     /// # Errors

@@ -1,8 +1,7 @@
 //! The pinned maps, typed.
 
-use std::fs;
 use std::ops::AddAssign;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use aya::Pod;
@@ -30,15 +29,24 @@ pub const MAPS: [(&str, usize, usize); 12] = [
 
 /// The maps of one instance. See `balancer_common::types` for what they hold.
 pub struct Maps {
+    /// SETTINGS.
     pub settings: Array<MapData, Settings>,
+    /// PORTS.
     pub ports: Array<MapData, Port>,
+    /// SERVICES.
     pub services: Array<MapData, Service>,
+    /// IDENTITIES.
     pub identities: HashMap<MapData, Address, Identity>,
+    /// PEERS.
     pub peers: Array<MapData, Peer>,
+    /// PEER_MACS.
     pub peer_macs: HashMap<MapData, Mac, u32>,
-    pub loads: Array<MapData, PeerLoad>,
+    loads: Array<MapData, PeerLoad>,
+    /// CONNECTIONS.
     pub connections: Array<MapData, Connections>,
+    /// HALF_OPEN.
     pub half_open: HashMap<MapData, FlowKey, Flow>,
+    /// FLOWS.
     pub flows: HashMap<MapData, FlowKey, Flow>,
     counters: PerCpuArray<MapData, Counters>,
     peer_counters: PerCpuArray<MapData, PeerCounters>,
@@ -119,19 +127,6 @@ pub fn check_layout(pin_dir: &Path) -> Result<()> {
                 path.display()
             );
         }
-    }
-    Ok(())
-}
-
-/// Paths of all map pins in `pin_dir`.
-pub fn pins(pin_dir: &Path) -> impl Iterator<Item = PathBuf> {
-    MAPS.iter().map(move |(name, ..)| pin_dir.join(name))
-}
-
-/// Removes all map pins from `pin_dir`.
-pub fn unpin(pin_dir: &Path) -> Result<()> {
-    for path in pins(pin_dir).filter(|path| path.exists()) {
-        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(())
 }

@@ -76,11 +76,17 @@ impl Datapath {
     /// attached now.
     pub fn attach(&mut self, interface: &Interface, mode: Mode) -> Result<XdpState> {
         let pin = xdp_link_pin(&self.pin_dir, &interface.name);
-        if let Some(state) = self.replace(interface, mode, &pin)? {
-            return Ok(state);
-        }
-        let foreign = interface.xdp;
-        if foreign != XdpState::None {
+        if let Some(link) = pinned_link(&pin)? {
+            if fits(interface.xdp, mode) {
+                return self.replace(interface, link);
+            }
+            log::info!(
+                "{}: is attached in another mode: attaching anew",
+                interface.name
+            );
+            fs::remove_file(&pin)?;
+            drop(link);
+        } else if interface.xdp != XdpState::None {
             bail!(
                 "{} has an XDP program already, and it isn't balancer's. See `ip link show {0}` and `bpftool net`; remove \
                  it with `ip link set {0} xdp off`, then attach again",
@@ -148,38 +154,15 @@ impl Datapath {
         Ok(())
     }
 
-    /// Takes a predecessor's link over, if there is one that is still attached to `interface` in a fitting mode.
-    fn replace(
-        &mut self,
-        interface: &Interface,
-        mode: Mode,
-        pin: &Path,
-    ) -> Result<Option<XdpState>> {
-        let Some(link) = pinned_link(pin)? else {
-            return Ok(None);
-        };
-        let state = interface.xdp;
-        let fits = match mode {
-            Mode::Auto => state != XdpState::None,
-            Mode::Native => state == XdpState::Native,
-            Mode::Generic => state == XdpState::Generic,
-        };
-        if !fits {
-            log::info!(
-                "{}: is attached in another mode, attaching anew",
-                interface.name
-            );
-            fs::remove_file(pin)?;
-            drop(link);
-            return Ok(None);
-        }
+    /// Takes over a predecessor's link.
+    fn replace(&mut self, interface: &Interface, link: PinnedLink) -> Result<XdpState> {
         let program: &mut Xdp = program(&mut self.programs, STEER)?;
         let link = program
             .attach_to_link(XdpLink::try_from(FdLink::from(link))?)
             .with_context(|| format!("cannot replace the program on {}", interface.name))?;
         // The pin holds the link; what is taken here may be closed.
         drop(program.take_link(link)?);
-        Ok(Some(state))
+        Ok(interface.xdp)
     }
 
     fn attach_new(&mut self, interface: &Interface, mode: XdpMode, pin: &Path) -> Result<()> {
@@ -202,15 +185,6 @@ pub fn detach(pin_dir: &Path, name: &str) -> Result<bool> {
     remove_pin(&xdp_link_pin(pin_dir, name))
 }
 
-/// Removes all that is pinned in `pin_dir` and with it, in the kernel, all that only the pins keep.
-pub fn unpin_all(pin_dir: &Path) -> Result<()> {
-    remove_pin(&pin_dir.join(SOCK_OPS_LINK))?;
-    for name in attached(pin_dir)? {
-        detach(pin_dir, &name)?;
-    }
-    maps::unpin(pin_dir)
-}
-
 /// Names of the interfaces that programs pinned in `pin_dir` are attached to.
 pub fn attached(pin_dir: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(pin_dir) {
@@ -228,6 +202,26 @@ pub fn attached(pin_dir: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(names)
+}
+
+/// Paths of all pins in `pin_dir` of a balancer that is attached to `interfaces`.
+pub fn pins(pin_dir: &Path, interfaces: &[Interface]) -> Vec<PathBuf> {
+    let links = interfaces
+        .iter()
+        .map(|interface| xdp_link_pin(pin_dir, &interface.name));
+    let maps = MAPS.iter().map(|(name, ..)| pin_dir.join(name));
+    maps.chain([pin_dir.join(SOCK_OPS_LINK)])
+        .chain(links)
+        .collect()
+}
+
+/// Whether an interface that a predecessor attached to is attached as `mode` asks for.
+fn fits(state: XdpState, mode: Mode) -> bool {
+    match mode {
+        Mode::Auto => state != XdpState::None,
+        Mode::Native => state == XdpState::Native,
+        Mode::Generic => state == XdpState::Generic,
+    }
 }
 
 /// A pin's name must not have a dot (bpffs keeps those), and no interface's name has a colon.

@@ -1,10 +1,13 @@
 //! This server's own part of the maps: settings, services, ports, identities, the last sample of its load.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use balancer_common::types::{Address, Identity, Port, Service, cost_of};
+use balancer_common::types::{Address, Identity, Port, Service, Settings, cost_of};
 
 use super::maps::Maps;
 use crate::config::{self, Protocol};
@@ -22,6 +25,47 @@ pub struct ServiceState {
     pub given_up: u64,
 }
 
+/// The settings to go by, with the secret that a predecessor chose, or a new one.
+pub fn settings(maps: &Maps, timeout: Duration, peers: u32) -> Result<Settings> {
+    let before = maps
+        .settings
+        .get(&0, 0)
+        .context("cannot read the map SETTINGS")?;
+    let seed = match before.seed {
+        0 => getrandom::u64().context("the kernel gives no random number")?,
+        seed => seed,
+    };
+    Ok(Settings {
+        timeout_ns: timeout.as_nanos() as u64,
+        netns_cookie: netns_cookie().context("cannot learn this network namespace's cookie")?,
+        seed,
+        peers,
+        redirect: before.redirect,
+    })
+}
+
+/// The cookie of the network namespace of this thread (`SO_NETNS_COOKIE`, Linux 5.14).
+fn netns_cookie() -> io::Result<u64> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut cookie = 0u64;
+    let mut len = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: the socket is open, and the kernel writes no more than `len` bytes to the cookie.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Sets which service has which port.
 pub fn set_ports(maps: &mut Maps, services: &[config::Service]) -> Result<()> {
     for number in 0..=u16::MAX {
@@ -34,13 +78,13 @@ pub fn set_ports(maps: &mut Maps, services: &[config::Service]) -> Result<()> {
     Ok(())
 }
 
-/// Sets one service's levels and state.
+/// Sets one service's levels and state. Returns its entry.
 pub fn set_service(
     maps: &mut Maps,
     index: u32,
     service: &config::Service,
     state: ServiceState,
-) -> Result<()> {
+) -> Result<Service> {
     let value = Service {
         uncounted: state.uncounted,
         given_up: state.given_up,
@@ -53,7 +97,8 @@ pub fn set_service(
     };
     maps.services
         .set(index, value, 0)
-        .context("cannot write the map SERVICES")
+        .context("cannot write the map SERVICES")?;
+    Ok(value)
 }
 
 /// Makes the identities that this server holds, and the addresses of its peers, the ones in the map.
@@ -76,11 +121,7 @@ fn port(services: &[config::Service], number: u16) -> Port {
     let service_of = |protocol| {
         services
             .iter()
-            .position(|service| {
-                service.ports.iter().any(|range| {
-                    range.protocol == protocol && (range.first..=range.last).contains(&number)
-                })
-            })
+            .position(|service| service.has(protocol, number))
             .map_or(0, |index| index as u8 + 1)
     };
     Port {

@@ -50,6 +50,26 @@ pub(super) enum Dropped {
 }
 
 impl ExchangeCounters {
+    /// Each counter with its name.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("received", self.received),
+            ("sent", self.sent),
+            ("send_errors", self.send_errors),
+            ("garbage", self.garbage),
+            ("wrong_version", self.wrong_version),
+            ("unknown_key", self.unknown_key),
+            ("bad_seal", self.bad_seal),
+            ("malformed", self.malformed),
+            ("replayed", self.replayed),
+            ("own", self.own),
+            ("shared_id", self.shared_id),
+            ("oversized", self.oversized),
+            ("too_many_peers", self.too_many_peers),
+        ]
+        .into_iter()
+    }
+
     /// The one place where drops are counted. Gives how many of the same kind there are now.
     pub(super) fn dropped(&mut self, why: &Dropped) -> u64 {
         let counter = match why {

@@ -134,8 +134,8 @@ impl Exchange {
         &self.counters
     }
 
-    /// Tells the peers that this server goes, and ends the exchange.
-    pub async fn goodbye(mut self) {
+    /// Tells the peers that this server goes. Nothing more is to be said after it.
+    pub async fn goodbye(&mut self) {
         for round in 0..GOODBYES {
             if round > 0 {
                 tokio::time::sleep(GOODBYE_GAP).await;

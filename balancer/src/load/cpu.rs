@@ -37,10 +37,16 @@ impl Cpu {
 
     fn add(&mut self, now: Timestamp, reading: Reading) -> u32 {
         self.readings.push_back((now, reading));
-        while self.readings.get(1).is_some_and(|(then, _)| now.since(*then) >= WINDOW) {
+        while self
+            .readings
+            .get(1)
+            .is_some_and(|(then, _)| now.since(*then) >= WINDOW)
+        {
             self.readings.pop_front();
         }
-        let Some((then, oldest)) = self.readings.front() else { return 0 };
+        let Some((then, oldest)) = self.readings.front() else {
+            return 0;
+        };
         if now.since(*then) < Duration::from_secs(1) {
             return 0;
         }
@@ -58,9 +64,14 @@ fn parse(stat: &str) -> Option<Reading> {
         .take(8)
         .map(|field| field.parse().ok())
         .collect::<Option<_>>()?;
-    let [_, _, _, idle, iowait, ..] = ticks[..] else { return None };
+    let [_, _, _, idle, iowait, ..] = ticks[..] else {
+        return None;
+    };
     let total = ticks.iter().sum::<u64>();
-    Some(Reading { busy: total - idle - iowait, total })
+    Some(Reading {
+        busy: total - idle - iowait,
+        total,
+    })
 }
 
 #[cfg(test)]
@@ -70,7 +81,13 @@ mod tests {
     #[test]
     fn reads_what_linux_writes() {
         let stat = "cpu  10 1 5 80 4 0 2 3 1 0\ncpu0 10 1 5 80 4 0 2 3 1 0\nintr 5\n";
-        assert_eq!(parse(stat), Some(Reading { busy: 21, total: 105 }));
+        assert_eq!(
+            parse(stat),
+            Some(Reading {
+                busy: 21,
+                total: 105
+            })
+        );
         assert_eq!(parse("cpu  1 2 x 4 5\n"), None);
         assert_eq!(parse("intr 5\n"), None);
     }
@@ -80,9 +97,36 @@ mod tests {
         let at = |seconds| Timestamp(0) + Duration::from_secs(seconds);
         let mut cpu = Cpu::default();
         assert_eq!(cpu.add(at(0), Reading { busy: 0, total: 0 }), 0);
-        assert_eq!(cpu.add(at(2), Reading { busy: 100, total: 200 }), 5_000);
-        assert_eq!(cpu.add(at(4), Reading { busy: 300, total: 400 }), 7_500);
+        assert_eq!(
+            cpu.add(
+                at(2),
+                Reading {
+                    busy: 100,
+                    total: 200
+                }
+            ),
+            5_000
+        );
+        assert_eq!(
+            cpu.add(
+                at(4),
+                Reading {
+                    busy: 300,
+                    total: 400
+                }
+            ),
+            7_500
+        );
         // The first two seconds are out of the window.
-        assert_eq!(cpu.add(at(6), Reading { busy: 500, total: 600 }), 10_000);
+        assert_eq!(
+            cpu.add(
+                at(6),
+                Reading {
+                    busy: 500,
+                    total: 600
+                }
+            ),
+            10_000
+        );
     }
 }

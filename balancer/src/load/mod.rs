@@ -29,13 +29,20 @@ pub struct Handshakes {
 impl Handshakes {
     /// Goes on from what a predecessor had given up.
     pub fn resume(given_up: u64) -> Self {
-        Self { given_up, ..Self::default() }
+        Self {
+            given_up,
+            ..Self::default()
+        }
     }
 
     /// First packets to give up on by now, since the maps were made. `connections` are the service's counts at `now`.
     pub fn given_up(&mut self, now: Timestamp, connections: &Connections) -> u64 {
         self.arrived.push_back((now, connections.arrived));
-        while self.arrived.get(1).is_some_and(|(then, _)| now.since(*then) >= PATIENCE) {
+        while self
+            .arrived
+            .get(1)
+            .is_some_and(|(then, _)| now.since(*then) >= PATIENCE)
+        {
             self.arrived.pop_front();
         }
         if let Some((then, arrived)) = self.arrived.front()
@@ -88,7 +95,10 @@ pub struct Sampler {
 impl Sampler {
     /// `cpu_weight` is in basis points: 10,000 counts CPU time as it is, 0 not at all.
     pub fn new(cpu_weight: u32) -> Self {
-        Self { cpu: Cpu::default(), weight: cpu_weight }
+        Self {
+            cpu: Cpu::default(),
+            weight: cpu_weight,
+        }
     }
 
     /// The load at `now` but for connections, in basis points.
@@ -107,7 +117,11 @@ mod tests {
     }
 
     fn counts(arrived: u64, established: u64) -> Connections {
-        Connections { arrived, established, ..Connections::default() }
+        Connections {
+            arrived,
+            established,
+            ..Connections::default()
+        }
     }
 
     #[test]
@@ -135,7 +149,10 @@ mod tests {
         for step in 0..=100 {
             let flood = counts(step * 1_000, 0);
             let given_up = handshakes.given_up(at(step * 100), &flood);
-            assert!(flood.arrived - given_up <= 11_000, "step {step}: {given_up}");
+            assert!(
+                flood.arrived - given_up <= 11_000,
+                "step {step}: {given_up}"
+            );
         }
     }
 

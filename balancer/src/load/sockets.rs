@@ -37,7 +37,10 @@ fn open_port(line: &str) -> Option<u16> {
     let mut fields = line.split_whitespace();
     let (_, port) = fields.nth(1)?.rsplit_once(':')?;
     let state = u8::from_str_radix(fields.nth(1)?, 16).ok()?;
-    let open = !matches!(state, SYN_SENT | SYN_RECV | TIME_WAIT | CLOSE | LISTEN | NEW_SYN_RECV);
+    let open = !matches!(
+        state,
+        SYN_SENT | SYN_RECV | TIME_WAIT | CLOSE | LISTEN | NEW_SYN_RECV
+    );
     open.then(|| u16::from_str_radix(port, 16).ok()).flatten()
 }
 
@@ -52,7 +55,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address");
         let count = || {
-            established(1, |port| (port == address.port()).then_some(0)).expect("the socket table")[0]
+            established(1, |port| (port == address.port()).then_some(0)).expect("the socket table")
+                [0]
         };
         assert_eq!(count(), 0);
         let _clients: Vec<_> = (0..3)
@@ -65,7 +69,8 @@ mod tests {
 
     #[test]
     fn skips_what_is_no_connection() {
-        let line = |state| format!("   0: 0100007F:0050 00000000:0000 {state} 00000000:00000000 00:0 0 0");
+        let line =
+            |state| format!("   0: 0100007F:0050 00000000:0000 {state} 00000000:00000000 00:0 0 0");
         assert_eq!(open_port(&line("01")), Some(80));
         assert_eq!(open_port(&line("08")), Some(80));
         for state in ["02", "03", "06", "07", "0A", "0C", "zz"] {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use ipnet::IpNet;
 use nix::{errno::Errno, mount, sys::statfs};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,13 @@ pub enum Change {
     RuleDeleted(Rule),
     /// An address was added to `lo`, as a /32 or /128.
     AddressAdded(IpAddr),
+    /// An identity was added to the interface with this index.
+    IdentityAdded {
+        /// The interface's index.
+        interface: u32,
+        /// The address.
+        identity: IpNet,
+    },
     /// A bpffs was mounted on this directory.
     BpffsMounted(PathBuf),
     /// This directory was created. Undone only if it is empty by then: what is to be in it should be recorded after it.
@@ -50,6 +58,10 @@ impl Change {
             Self::RuleAdded(rule) => delete_rule(kernel, *rule).await,
             Self::RuleDeleted(rule) => kernel.add_rule(*rule).await,
             Self::AddressAdded(address) => kernel.delete_address(*address).await,
+            Self::IdentityAdded {
+                interface,
+                identity,
+            } => kernel.delete_identity(*interface, *identity).await,
             Self::BpffsMounted(path) => unmount_bpffs(path),
             Self::DirectoryCreated(path) => gone_is_fine(fs::remove_dir(path))
                 .with_context(|| format!("cannot remove directory {}", path.display())),

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// Preference of the rules for foreign addresses.
@@ -42,6 +43,10 @@ pub(super) trait Kernel {
     async fn addresses(&self) -> anyhow::Result<BTreeSet<IpAddr>>;
     async fn add_address(&self, address: IpAddr) -> anyhow::Result<()>;
     async fn delete_address(&self, address: IpAddr) -> anyhow::Result<()>;
+    /// Whether the interface with this index has the address.
+    async fn has_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<bool>;
+    async fn add_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<()>;
+    async fn delete_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<()>;
 }
 
 impl Family {

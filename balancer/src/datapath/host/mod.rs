@@ -18,11 +18,13 @@ mod netlink;
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
+use ipnet::IpNet;
+
 pub use self::{
     change::Change,
     kernel::{Family, Rule},
 };
-use self::{journal::Journal, netlink::Netlink};
+use self::{journal::Journal, kernel::Kernel as _, netlink::Netlink};
 
 /// This host's addresses, rules and sysctls, and the journal of what was changed among them.
 ///
@@ -73,6 +75,29 @@ impl Host {
     /// before balancer is left alone. After an error some changes may be made and others not; the next call goes on.
     pub async fn set_foreign(&mut self, wanted: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
         foreign::converge(&mut self.journal, &self.kernel, wanted).await
+    }
+
+    /// Makes `identities` addresses of the interface with index `interface`. One that is there already is left alone.
+    pub async fn add_identities(
+        &mut self,
+        interface: u32,
+        identities: &[IpNet],
+    ) -> anyhow::Result<()> {
+        for &identity in identities {
+            if !self.kernel.has_identity(interface, identity).await? {
+                self.journal.record(Change::IdentityAdded {
+                    interface,
+                    identity,
+                })?;
+                self.kernel.add_identity(interface, identity).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a predecessor left changes to adopt.
+    pub fn has_adopted(&self) -> bool {
+        !self.journal.changes().is_empty()
     }
 
     /// Records a change that the caller is about to make, so that [`Host::restore`] undoes it. Returns when it is on disk.

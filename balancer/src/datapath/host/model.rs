@@ -3,6 +3,7 @@
 use std::{cell::RefCell, collections::BTreeSet, net::IpAddr};
 
 use anyhow::{bail, ensure};
+use ipnet::IpNet;
 
 use super::kernel::{FOREIGN_PREFERENCE, Family, Kernel, Rule};
 
@@ -10,6 +11,7 @@ use super::kernel::{FOREIGN_PREFERENCE, Family, Kernel, Rule};
 pub(super) struct State {
     pub(super) rules: BTreeSet<Rule>,
     pub(super) addresses: BTreeSet<IpAddr>,
+    pub(super) identities: BTreeSet<(u32, IpNet)>,
 }
 
 /// The daemon dies in the call after `calls` changes, when that change is `applied` or just before.
@@ -140,5 +142,17 @@ impl Kernel for Model {
 
     async fn delete_address(&self, address: IpAddr) -> anyhow::Result<()> {
         self.change(|state| state.addresses.remove(&address))
+    }
+
+    async fn has_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<bool> {
+        Ok(self.state().identities.contains(&(interface, identity)))
+    }
+
+    async fn add_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<()> {
+        self.change(|state| state.identities.insert((interface, identity)))
+    }
+
+    async fn delete_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<()> {
+        self.change(|state| state.identities.remove(&(interface, identity)))
     }
 }

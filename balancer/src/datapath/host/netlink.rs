@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context;
 use futures_util::TryStreamExt;
+use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
     address::{
@@ -118,6 +119,52 @@ impl Kernel for Netlink {
         let request = self.handle.address().del(address_message(address));
         accept(request.execute().await, Errno::EADDRNOTAVAIL)
             .with_context(|| format!("cannot delete {address} from lo"))
+    }
+
+    async fn has_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<bool> {
+        let present = self.list_addresses(interface).await?;
+        Ok(present.iter().any(|message| {
+            message.attributes.iter().any(|attribute| {
+                matches!(attribute, AddressAttribute::Local(address) | AddressAttribute::Address(address)
+                    if *address == identity.addr())
+            })
+        }))
+    }
+
+    async fn add_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<()> {
+        let request = self
+            .handle
+            .address()
+            .add(interface, identity.addr(), identity.prefix_len());
+        accept(request.execute().await, Errno::EEXIST)
+            .with_context(|| format!("cannot add {identity} to interface {interface}"))
+    }
+
+    async fn delete_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = match identity {
+            IpNet::V4(_) => AddressFamily::Inet,
+            IpNet::V6(_) => AddressFamily::Inet6,
+        };
+        message.header.index = interface;
+        message.header.prefix_len = identity.prefix_len();
+        message
+            .attributes
+            .push(AddressAttribute::Local(identity.addr()));
+        match self
+            .handle
+            .address()
+            .del(message)
+            .execute()
+            .await
+            .map_err(system_error)
+        {
+            // The interface is gone, and the address with it.
+            Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(Errno::EADDRNOTAVAIL as i32) => Ok(()),
+            other => other,
+        }
+        .with_context(|| format!("cannot delete {identity} from interface {interface}"))
     }
 }
 

@@ -1,0 +1,58 @@
+//! `balancer detach`.
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use super::Instance;
+use crate::config::InterfaceName;
+use crate::control::{self, Answer, Request};
+use crate::daemon;
+use crate::datapath;
+
+/// Stop balancing on interfaces and leave the host as it was
+///
+/// With the last interface the daemon ends. Works as well where a daemon was killed or left things in place.
+#[derive(Args)]
+pub struct Detach {
+    /// The interfaces
+    #[arg(value_name = "IFACE", required = true)]
+    interfaces: Vec<InterfaceName>,
+}
+
+impl Detach {
+    pub fn run(self, instance: &Instance) -> Result<()> {
+        let names: Vec<_> = self
+            .interfaces
+            .iter()
+            .map(|name| name.as_str().to_owned())
+            .collect();
+        match control::ask(&instance.control, &Request::Detach(names.clone()))? {
+            Some(Answer::Done) => return Ok(()),
+            Some(_) => bail!("the daemon gave another answer: is it of another version?"),
+            None => {}
+        }
+        let attached = datapath::attached(&instance.pin_dir)?;
+        if let Some(name) = names.iter().find(|name| !attached.contains(name)) {
+            bail!(
+                "balancer is not attached to {name} ({} has {})",
+                instance.pin_dir.display(),
+                if attached.is_empty() {
+                    "nothing".into()
+                } else {
+                    attached.join(", ")
+                }
+            );
+        }
+        if attached.iter().all(|name| names.contains(name)) {
+            return tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("cannot start the async runtime")?
+                .block_on(daemon::restore(&instance.pin_dir));
+        }
+        for name in &names {
+            datapath::detach(&instance.pin_dir, name)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! `balancer explain`.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+
+use super::Instance;
+use crate::datapath::explain::{Explanation, Outcome, explain};
+use crate::datapath::maps::Maps;
+use crate::exchange::clock;
+
+/// What becomes of a new connection, step by step
+///
+/// Goes by the maps of the attached program, at this moment. The steps have the numbers of the patent (S201 to S209).
+#[derive(Args)]
+pub struct Explain {
+    /// The client, as in 192.0.2.7:40000
+    #[arg(value_name = "SRC:PORT")]
+    source: SocketAddr,
+    /// The identity and service that it connects to, as in 10.0.0.101:80
+    #[arg(value_name = "DST:PORT")]
+    destination: SocketAddr,
+    /// The protocol
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
+    proto: Protocol,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Protocol {
+    Tcp,
+}
+
+impl Explain {
+    pub fn run(&self, instance: &Instance) -> Result<()> {
+        let Protocol::Tcp = self.proto;
+        if self.source.is_ipv6() || self.destination.is_ipv6() {
+            bail!("balancer leaves IPv6 alone as yet: such a packet goes to the local stack");
+        }
+        let maps = Maps::open(&instance.pin_dir)?;
+        // Without a daemon there are no names; the maps hold ids.
+        let names: HashMap<String, String> = instance
+            .status()
+            .map(|status| {
+                status
+                    .peers
+                    .into_iter()
+                    .map(|peer| (peer.id, peer.name))
+                    .collect()
+            })
+            .unwrap_or_default();
+        let name = |id: u64| {
+            let id = format!("{id:016x}");
+            names.get(&id).cloned().unwrap_or(id)
+        };
+        let explanation = explain(
+            &maps,
+            clock::monotonic(),
+            self.source,
+            self.destination,
+            name,
+        )?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&explanation)?);
+        } else {
+            print!("{}", text(&explanation));
+        }
+        Ok(())
+    }
+}
+
+fn text(explanation: &Explanation) -> String {
+    let mut text = format!(
+        "SYN {} -> {}/tcp\n",
+        explanation.client, explanation.destination
+    );
+    for step in &explanation.steps {
+        text += &format!("  {:<5} {}\n", step.step, step.text);
+    }
+    let peer = explanation.peer.as_deref().unwrap_or_default();
+    let verdict = match explanation.verdict {
+        Outcome::Keep => "keep: this server serves it".to_owned(),
+        Outcome::Steer => format!("steer to {peer}"),
+        Outcome::Pass => "pass: not balancer's, the local stack deals with it".to_owned(),
+    };
+    text + &format!(
+        "verdict: {verdict} ({})\n",
+        explanation.reason.replace('_', " ")
+    )
+}

@@ -1,0 +1,72 @@
+//! `balancer peers`.
+
+use anyhow::Result;
+use clap::Args;
+
+use super::Instance;
+use super::table::{duration, percent, table};
+use crate::control::status::Peer;
+
+/// The other servers
+#[derive(Args)]
+pub struct Peers {
+    /// Print JSON; loads are basis points (10,000 = 100 %)
+    #[arg(long)]
+    json: bool,
+}
+
+impl Peers {
+    pub fn run(&self, instance: &Instance) -> Result<()> {
+        let peers = instance.status()?.peers;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&peers)?);
+        } else {
+            print!("{}", text(&peers));
+        }
+        Ok(())
+    }
+}
+
+/// The peers as a table.
+pub fn text(peers: &[Peer]) -> String {
+    if peers.is_empty() {
+        return "  none heard of yet: they need the same key file, group and network\n".into();
+    }
+    let head = [
+        "peer",
+        "status",
+        "address",
+        "load",
+        "last report",
+        "flows to it",
+        "packets",
+        "identities",
+    ];
+    let rows: Vec<_> = peers.iter().map(row).collect();
+    table(&head, &rows, &[3, 4, 5, 6])
+}
+
+fn row(peer: &Peer) -> Vec<String> {
+    let loads: Vec<_> = peer
+        .services
+        .iter()
+        .map(|service| {
+            if service.healthy {
+                percent(service.load)
+            } else {
+                "DOWN".into()
+            }
+        })
+        .collect();
+    let identities: Vec<_> = peer.identities.iter().map(ToString::to_string).collect();
+    vec![
+        peer.name.clone(),
+        peer.status.name().into(),
+        peer.address.to_string(),
+        loads.join(" / "),
+        format!("{} ago", duration(peer.age_ms)),
+        peer.flows.to_string(),
+        peer.packets.to_string(),
+        identities.join(" "),
+    ]
+}

@@ -1,0 +1,77 @@
+//! The daemon: brings everything up, keeps it in step with the cluster, takes everything down again.
+//!
+//! `prepare` checks and opens what it needs, `running` is its life, `services` what it knows of its services, `report` what
+//! it tells of itself.
+
+mod prepare;
+mod report;
+mod running;
+mod services;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use self::prepare::Prepared;
+use self::running::Running;
+use crate::config::Config;
+use crate::datapath::Mode;
+use crate::datapath::host::Host;
+
+/// What `attach` was asked for.
+pub struct Options {
+    /// File and flags.
+    pub config: Config,
+    /// How to attach.
+    pub mode: Mode,
+    /// Where maps and links are pinned.
+    pub pin_dir: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+    /// Leave everything in place at the end.
+    pub persist: bool,
+}
+
+/// Runs until a signal or `detach` ends it.
+///
+/// # Errors
+///
+/// It could not start; then the host is as it was before, or, where a predecessor had been killed, as that left it.
+pub async fn run(options: Options) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "`balancer attach` needs root: it loads programs into the kernel. Try `sudo balancer attach ...`"
+        );
+    }
+    let persist = options.persist;
+    let mut prepared = Prepared::new(options).await?;
+    let adopted = prepared.host.has_adopted();
+    match Running::run(&mut prepared).await {
+        Ok(end) if persist => {
+            log::info!("everything is left in place (--persist); new flows stay here until balancer is back");
+            end
+        }
+        Ok(end) => {
+            let restored = prepared.host.restore().await;
+            end.and(restored.context("not everything on this host is as it was before"))
+        }
+        Err(error) if adopted => Err(error.context(
+            "cannot take over what the balancer before this one left in place, which goes on as it was \
+             (`balancer detach IFACE` removes it)",
+        )),
+        Err(error) => {
+            if let Err(also) = prepared.host.restore().await {
+                log::error!("not everything on this host is as it was before: {also:#}");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Undoes what a daemon left that was killed, or that was told to leave it.
+pub async fn restore(pin_dir: &Path) -> Result<()> {
+    let host = Host::open(&prepare::journal(pin_dir)).await?;
+    host.restore()
+        .await
+        .context("not everything on this host is as it was before")
+}

@@ -1,0 +1,256 @@
+//! What the daemon needs before it changes anything on the host's network.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::Options;
+use crate::cluster::{self, Cluster, IdentityReport, ServerId};
+use crate::config::Conversation;
+use crate::control::Server;
+use crate::datapath::host::{Change, Host};
+use crate::datapath::interface::Interface;
+use crate::datapath::maps;
+use crate::exchange::{self, Audience, Exchange, Key, KeyError, Keyring, clock};
+
+/// Where the undo journals are.
+const STATE_DIR: &str = "/run/balancer";
+
+/// All that could be checked before the first change, checked.
+pub struct Prepared {
+    /// What was asked for.
+    pub options: Options,
+    /// The interfaces to attach to.
+    pub interfaces: Vec<Interface>,
+    /// The identities that this server holds.
+    pub identities: Vec<ipnet::IpNet>,
+    /// Its id.
+    pub id: ServerId,
+    /// The conversation with the peers.
+    pub exchange: Exchange,
+    /// The commands' socket.
+    pub control: Server,
+    /// The host, and what is to be undone on it.
+    pub host: Host,
+}
+
+impl Prepared {
+    /// Checks what was asked for, and opens what others might have open already.
+    pub async fn new(options: Options) -> Result<Self> {
+        let config = &options.config;
+        if config.server.interfaces.is_empty() {
+            bail!(
+                "no interface to attach to: name one, as in `balancer attach eth0`, or set server.interfaces in the file"
+            );
+        }
+        let mut interfaces = Vec::new();
+        for name in &config.server.interfaces {
+            interfaces.push(Interface::find(name.as_str()).await?);
+        }
+        let identities = identities(&options, &interfaces)?;
+        let id = server_id(config.server.name.as_str(), &interfaces[0]);
+        maps::check_layout(&options.pin_dir)?;
+        let control = Server::open(&options.control)?;
+        let exchange = open_exchange(&options, &interfaces, id).await?;
+        let host = Host::open(&journal(&options.pin_dir)).await?;
+        Ok(Self {
+            options,
+            interfaces,
+            identities,
+            id,
+            exchange,
+            control,
+            host,
+        })
+    }
+
+    /// Makes the directory for the pins, on a bpffs; mounts one where there is none.
+    pub fn make_pin_dir(&mut self) -> Result<()> {
+        let pin_dir = self.options.pin_dir.clone();
+        if !on_bpffs(&pin_dir) {
+            // The usual place for a bpffs is used for all that is below it; any other directory gets one of its own.
+            let usual = Path::new("/sys/fs/bpf");
+            let mount_point = if pin_dir.starts_with(usual) {
+                usual
+            } else {
+                &pin_dir
+            };
+            self.make_dir(mount_point)?;
+            self.host
+                .record(Change::BpffsMounted(mount_point.to_owned()))?;
+            let none: Option<&str> = None;
+            nix::mount::mount(
+                Some("bpf"),
+                mount_point,
+                Some("bpf"),
+                nix::mount::MsFlags::empty(),
+                none,
+            )
+            .with_context(|| {
+                format!(
+                    "cannot mount a bpffs on {}; name another place with --pin-dir",
+                    mount_point.display()
+                )
+            })?;
+        }
+        self.make_dir(&pin_dir)
+    }
+
+    /// The identities as peers are told of them.
+    pub fn identity_reports(&self) -> Vec<IdentityReport> {
+        let report = |&address| IdentityReport {
+            address,
+            home: self.id,
+        };
+        self.identities.iter().map(report).collect()
+    }
+
+    fn make_dir(&mut self, dir: &Path) -> Result<()> {
+        let missing: Vec<PathBuf> = dir
+            .ancestors()
+            .take_while(|dir| !dir.exists())
+            .map(Path::to_owned)
+            .collect();
+        for dir in missing.iter().rev() {
+            self.host.record(Change::DirectoryCreated(dir.clone()))?;
+            std::fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// The undo journal of the instance that has its pins in `pin_dir`.
+pub fn journal(pin_dir: &Path) -> PathBuf {
+    let name = pin_dir
+        .to_string_lossy()
+        .trim_matches('/')
+        .replace('/', "-");
+    Path::new(STATE_DIR).join(format!("{name}.undo"))
+}
+
+fn on_bpffs(dir: &Path) -> bool {
+    let Some(existing) = dir.ancestors().find(|dir| dir.exists()) else {
+        return false;
+    };
+    match statfs(existing) {
+        Ok(found) => found.filesystem_type() == BPF_FS_MAGIC,
+        Err(_) => false,
+    }
+}
+
+/// The configured identities, or the interfaces' own addresses.
+fn identities(options: &Options, interfaces: &[Interface]) -> Result<Vec<ipnet::IpNet>> {
+    let configured = &options.config.server.identities;
+    if let Some(v6) = configured
+        .iter()
+        .find(|identity| identity.address().is_ipv6())
+    {
+        bail!("identity {v6}: IPv6 is not supported yet; leave it out");
+    }
+    let identities: Vec<_> = if configured.is_empty() {
+        interfaces
+            .iter()
+            .flat_map(|interface| &interface.addresses)
+            .filter(|address| address.addr().is_ipv4())
+            .copied()
+            .collect()
+    } else {
+        configured.iter().map(|identity| identity.net()).collect()
+    };
+    if identities.is_empty() {
+        bail!(
+            "{} has no IPv4 address for clients to use: give it one (`ip addr add`), or name one with --identity ADDR/LEN",
+            interfaces[0].name
+        );
+    }
+    Ok(identities)
+}
+
+/// The id goes with name and card, so that a server that restarts is the same one to its peers, and two servers that were
+/// given one name are two.
+fn server_id(name: &str, interface: &Interface) -> ServerId {
+    let mut hash = 0x6261_6c61_6e63_6572; // "balancer"
+    for byte in interface.mac.iter().chain(name.as_bytes()) {
+        hash = balancer_common::hash::fold(hash ^ u64::from(*byte));
+    }
+    // 0 is no server.
+    ServerId(hash.max(1))
+}
+
+async fn open_exchange(
+    options: &Options,
+    interfaces: &[Interface],
+    id: ServerId,
+) -> Result<Exchange> {
+    let config = &options.config;
+    let interface = match &config.exchange.interface {
+        Some(name) => Interface::find(name.as_str())
+            .await
+            .context("exchange.interface")?,
+        None => interfaces[0].clone(),
+    };
+    let audience = match &config.exchange.conversation {
+        Conversation::Group(group) => Audience::Group(*group),
+        Conversation::Peers(peers) => {
+            let own: Vec<IpAddr> = interfaces
+                .iter()
+                .chain([&interface])
+                .flat_map(Interface::ips)
+                .collect();
+            let others = peers.iter().filter(|peer| !own.contains(&peer.ip()));
+            Audience::Peers {
+                port: peers[0].port(),
+                addresses: others.copied().collect(),
+            }
+        }
+    };
+    let cluster = Cluster::new(cluster::Options {
+        me: id,
+        boot: clock::boot_stamp(),
+        name: config.server.name.as_str().to_owned(),
+        period: config.exchange.period,
+        timeout_periods: config.exchange.timeout_periods,
+    });
+    let (keyring, made) = keyring(&config.exchange.keys)?;
+    let options = exchange::Options {
+        interface: exchange::Interface {
+            name: interface.name,
+            index: interface.index,
+        },
+        audience,
+        keyring,
+    };
+    let opened = Exchange::open(options, cluster);
+    if let (Err(_), Some(made)) = (&opened, &made) {
+        // Nothing is left of an attach that failed.
+        let _ = std::fs::remove_file(made);
+    }
+    let exchange = opened?;
+    if let Some(made) = made {
+        log::warn!(
+            "there was no cluster key: made {}. The other servers need the same file, with mode 0600",
+            made.display()
+        );
+    }
+    Ok(exchange)
+}
+
+/// The keys, and the file of the one that was made because there was none.
+fn keyring(paths: &[PathBuf]) -> Result<(Keyring, Option<PathBuf>)> {
+    let mut keys = Vec::new();
+    let mut made = None;
+    for path in paths {
+        let key = match Key::load(path) {
+            Err(KeyError::Missing(_)) if paths.len() == 1 => {
+                made = Some(path.clone());
+                Key::generate_file(path)?
+            }
+            loaded => loaded?,
+        };
+        keys.push(key);
+    }
+    let (first, others) = keys.split_first().context("no key file is configured")?;
+    Ok((Keyring::new(first, others), made))
+}

@@ -1,0 +1,124 @@
+//! What the daemon tells of itself.
+
+use std::collections::BTreeMap;
+use std::process;
+
+use anyhow::Result;
+use balancer_common::types::load_of;
+
+use super::prepare::Prepared;
+use super::running::Running;
+use super::services::ServiceLife;
+use crate::cluster;
+use crate::control::status::{Interface, Peer, PeerService, Service, Status};
+use crate::exchange::clock;
+
+/// How everything is at this moment.
+pub fn status(running: &Running, prepared: &Prepared) -> Result<Status> {
+    let options = &prepared.options;
+    let maps = &running.datapath.maps;
+    let timing = prepared.exchange.cluster().timing();
+    Ok(Status {
+        name: options.config.server.name.to_string(),
+        id: prepared.id.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: process::id(),
+        uptime_ms: clock::monotonic().since(running.started).as_millis() as u64,
+        pin_dir: options.pin_dir.display().to_string(),
+        period_ms: timing.period.as_millis() as u64,
+        timeout_ms: timing.timeout().as_millis() as u64,
+        interfaces: running
+            .interfaces
+            .iter()
+            .map(|(interface, mode)| Interface {
+                name: interface.name.clone(),
+                mode: *mode,
+            })
+            .collect(),
+        identities: prepared.identities.iter().map(ipnet::IpNet::addr).collect(),
+        services: (0..)
+            .zip(running.services.iter())
+            .map(|(index, life)| service(running, index, life))
+            .collect::<Result<_>>()?,
+        peers: prepared
+            .exchange
+            .cluster()
+            .peers()
+            .map(|known| peer(running, known))
+            .collect::<Result<_>>()?,
+        packets: named(maps.counters(None)?.named()),
+        exchange: named(prepared.exchange.counters().named()),
+        warnings: running.warnings.values().cloned().collect(),
+    })
+}
+
+fn service(running: &Running, index: u32, life: &ServiceLife) -> Result<Service> {
+    let maps = &running.datapath.maps;
+    let sheet = maps.services.get(&index, 0)?;
+    let connections = maps.connections.get(&index, 0)?;
+    let (open, pending) = (connections.opened(&sheet), connections.pending(&sheet));
+    let config = &life.config;
+    Ok(Service {
+        name: config.name.to_string(),
+        ports: config.ports.iter().map(ToString::to_string).collect(),
+        capacity: config.capacity.get(),
+        load: connections.load(&sheet),
+        load_connections: load_of(open + pending, sheet.cost),
+        load_cpu: sheet.sample,
+        connections: open,
+        pending,
+        healthy: life.healthy,
+        health: life.health.clone(),
+        overload: sheet.overload,
+        margin: sheet.margin,
+        policy: config.levels.policy.name().to_owned(),
+        packets: named(maps.counters(Some(index))?.named()),
+    })
+}
+
+fn peer(running: &Running, peer: &cluster::Peer) -> Result<Peer> {
+    let maps = &running.datapath.maps;
+    let report = &peer.report;
+    let slot = running.table.slot(report.server);
+    let sent = slot
+        .map(|slot| maps.peer_counters(slot))
+        .transpose()?
+        .unwrap_or_default();
+    let mac = slot
+        .map(|slot| maps.peers.get(&slot, 0))
+        .transpose()?
+        .map(|entry| entry.mac);
+    Ok(Peer {
+        name: report.name.clone(),
+        id: report.server.to_string(),
+        status: peer.status,
+        address: peer.from.ip(),
+        mac: mac
+            .filter(|mac| *mac != [0; 6])
+            .map(|mac| mac.map(|octet| format!("{octet:02x}")).join(":")),
+        age_ms: clock::monotonic().since(peer.heard).as_millis() as u64,
+        identities: report
+            .identities
+            .iter()
+            .map(|identity| identity.address.addr())
+            .collect(),
+        services: report
+            .services
+            .iter()
+            .map(|service| PeerService {
+                name: service.name.clone(),
+                load: service.load,
+                capacity: service.capacity,
+                healthy: service.healthy,
+            })
+            .collect(),
+        flows: sent.flows,
+        packets: sent.packets,
+    })
+}
+
+fn named(counters: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
+    counters
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}

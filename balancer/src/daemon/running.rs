@@ -1,0 +1,417 @@
+//! The daemon's life: events of the exchange, of health checks, of commands and of time go into the maps.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use balancer_common::types::Settings;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use super::prepare::Prepared;
+use super::report;
+use super::services::Services;
+use crate::cluster::{Event, Link, OwnState, ServerId, Status, Timestamp};
+use crate::control::{Answer, Question, Request};
+use crate::datapath::host::{Change, arp};
+use crate::datapath::interface::{Interface, XdpState};
+use crate::datapath::peers::PeerTable;
+use crate::datapath::{self, Datapath, own};
+use crate::exchange::clock;
+use crate::health::Monitor;
+
+/// How often own load is sampled.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How often what failed, or what may change without notice, is looked at again.
+const REVIEW: Duration = Duration::from_secs(1);
+
+/// How long a host may take to answer a probe.
+const PROBE: Duration = Duration::from_millis(200);
+
+/// A daemon that is attached.
+pub struct Running {
+    pub(super) datapath: Datapath,
+    pub(super) interfaces: Vec<(Interface, XdpState)>,
+    pub(super) table: PeerTable,
+    pub(super) services: Services,
+    pub(super) started: Timestamp,
+    /// What an operator should know of, by what it is about.
+    pub(super) warnings: BTreeMap<String, String>,
+    settings: Settings,
+    /// Where probes send their results.
+    probed: mpsc::Sender<(ServerId, bool)>,
+    /// Peers' addresses are not all as they should be on this host.
+    foreign_pending: bool,
+    /// Peers that a predecessor knew have had the time to report.
+    adopted_judged: bool,
+    reviewed: Timestamp,
+}
+
+/// What the daemon waits for, beside the exchange, commands and time.
+struct Inputs {
+    monitor: Monitor,
+    probed: mpsc::Receiver<(ServerId, bool)>,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Running {
+    /// Attaches, and runs until a signal or a command ends it.
+    ///
+    /// # Errors
+    ///
+    /// `Err` where it could not start: some of it is done, and the journal knows what. `Ok(Err)` where it failed later.
+    pub async fn run(prepared: &mut Prepared) -> Result<Result<()>> {
+        let (probed, probes) = mpsc::channel(64);
+        let mut inputs = Inputs {
+            monitor: Monitor::start(&prepared.options.config.services),
+            probed: probes,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
+        let mut running = Self::start(prepared, probed).await?;
+        // Without systemd there is nobody to tell.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let end = running.live(prepared, &mut inputs).await;
+        match &end {
+            Ok(why) => log::info!("{why}: ending"),
+            Err(error) => log::error!("ending: {error:#}"),
+        }
+        if !prepared.options.persist {
+            prepared.exchange.goodbye().await;
+        }
+        Ok(end.map(|_| ()))
+    }
+
+    async fn start(
+        prepared: &mut Prepared,
+        probed: mpsc::Sender<(ServerId, bool)>,
+    ) -> Result<Self> {
+        prepared.make_pin_dir()?;
+        let pin_dir = prepared.options.pin_dir.clone();
+        for pin in datapath::pins(&pin_dir, &prepared.interfaces) {
+            prepared.host.record(Change::Pinned(pin))?;
+        }
+        let mut datapath = Datapath::load(&pin_dir)?;
+        let now = clock::monotonic();
+        let config = &prepared.options.config;
+        let services = Services::start(&mut datapath.maps, config, now)?;
+        let held = prepared.identities.iter().map(ipnet::IpNet::addr).collect();
+        let table = PeerTable::adopt(
+            &mut datapath.maps,
+            held,
+            prepared.interfaces.clone(),
+            config.services.clone(),
+        )?;
+        let settings = own::settings(&datapath.maps, config.exchange.timeout(), table.count())?;
+        let mut running = Self {
+            datapath,
+            interfaces: Vec::new(),
+            table,
+            services,
+            started: now,
+            warnings: BTreeMap::new(),
+            settings,
+            probed,
+            foreign_pending: false,
+            adopted_judged: false,
+            reviewed: now,
+        };
+        running.attach(prepared).await?;
+        Ok(running)
+    }
+
+    async fn attach(&mut self, prepared: &mut Prepared) -> Result<()> {
+        let names: Vec<_> = prepared
+            .interfaces
+            .iter()
+            .map(|interface| interface.name.clone())
+            .collect();
+        prepared.host.accept_steered(&names).await?;
+        if !prepared.options.config.server.identities.is_empty() {
+            let index = prepared.interfaces[0].index;
+            prepared
+                .host
+                .add_identities(index, &prepared.identities)
+                .await?;
+        }
+        self.datapath.count_connections()?;
+        self.report(prepared)?;
+        self.write_settings()?;
+        for interface in &prepared.interfaces {
+            let state = self.datapath.attach(interface, prepared.options.mode)?;
+            log::info!("attached to {} in {} mode", interface.name, state.name());
+            // In native mode XDP_TX needs a program at the other end of a veth pair; a redirect doesn't.
+            if interface.veth && state == XdpState::Native {
+                self.settings.redirect = 1;
+            }
+            self.interfaces.push((interface.clone(), state));
+        }
+        self.write_settings()
+    }
+
+    async fn live(&mut self, prepared: &mut Prepared, inputs: &mut Inputs) -> Result<&'static str> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = prepared.exchange.next() => self.on_event(prepared, event).await?,
+                _ = tick.tick() => self.on_tick(prepared).await?,
+                question = prepared.control.next() => {
+                    if self.on_question(prepared, question)? {
+                        return Ok("detached from the last interface");
+                    }
+                }
+                change = inputs.monitor.changed() => {
+                    self.services.set_health(change);
+                    self.report(prepared)?;
+                }
+                Some((id, answered)) = inputs.probed.recv() => self.on_probed(prepared, id, answered).await?,
+                _ = inputs.terminate.recv() => return Ok("SIGTERM"),
+                _ = inputs.interrupt.recv() => return Ok("SIGINT"),
+            }
+        }
+    }
+
+    async fn on_event(&mut self, prepared: &mut Prepared, event: Event) -> Result<()> {
+        let peer = |id| prepared.exchange.cluster().peer(id);
+        let name = |id| peer(id).map_or_else(|| id_text(id), |peer| peer.report.name.clone());
+        match event {
+            Event::Joined(id) => {
+                let from = peer(id)
+                    .map(|peer| peer.from.ip().to_string())
+                    .unwrap_or_default();
+                log::info!("peer {} ({from}) is there", name(id));
+            }
+            Event::PeerUpdated(id) => {
+                let Some(peer) = peer(id) else { return Ok(()) };
+                let moved = self
+                    .table
+                    .update(&mut self.datapath.maps, &peer.report, peer.heard)?;
+                if self.settings.peers != self.table.count() {
+                    self.write_settings()?;
+                }
+                if moved {
+                    self.set_foreign(prepared).await;
+                }
+            }
+            Event::Changed { id, from, to } => {
+                log::info!("peer {}: {} (was {})", name(id), to.name(), from.name());
+                self.table.set_status(&mut self.datapath.maps, id, to)?;
+                if to == Status::Silent {
+                    let text =
+                        "its host answers, but its balancer doesn't report: it gets no new flows";
+                    self.warn(&name(id), text);
+                } else {
+                    self.warnings.remove(&name(id));
+                }
+            }
+            Event::Probe(id) => self.probe(prepared, id),
+            Event::NameConflict { id, name } => {
+                let text = format!(
+                    "server {} has the same name: give each a name of its own",
+                    id_text(id)
+                );
+                self.warn(&format!("name {name}"), &text);
+            }
+            Event::Forgotten(id) => self.forget(prepared, id).await?,
+        }
+        Ok(())
+    }
+
+    async fn on_tick(&mut self, prepared: &mut Prepared) -> Result<()> {
+        self.report(prepared)?;
+        let now = clock::monotonic();
+        if now.since(self.reviewed) < REVIEW {
+            return Ok(());
+        }
+        self.reviewed = now;
+        self.services.review_sockets(&mut self.datapath.maps)?;
+        if self.foreign_pending {
+            self.set_foreign(prepared).await;
+        }
+        // Peers that a predecessor steered flows to, and that nobody has heard of since: do their hosts live?
+        if !self.adopted_judged
+            && now.since(self.started) > prepared.options.config.exchange.timeout() * 2
+        {
+            self.adopted_judged = true;
+            for (id, identity) in self.table.unheard() {
+                self.spawn_probe(id, identity);
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a command. `true`: that was the last interface.
+    fn on_question(&mut self, prepared: &Prepared, question: Question) -> Result<bool> {
+        let mut last = false;
+        let answer = match question.request {
+            Request::Status => Answer::Status(Box::new(report::status(self, prepared)?)),
+            Request::Detach(names) => match self.detach(prepared, &names) {
+                Ok(()) => {
+                    last = self.interfaces.is_empty();
+                    Answer::Done
+                }
+                Err(error) => Answer::Refused(format!("{error:#}")),
+            },
+        };
+        // Who doesn't wait for the answer doesn't want it.
+        let _ = question.answer.send(answer);
+        Ok(last)
+    }
+
+    fn detach(&mut self, prepared: &Prepared, names: &[String]) -> Result<()> {
+        for name in names {
+            if !self
+                .interfaces
+                .iter()
+                .any(|(interface, _)| interface.name == *name)
+            {
+                let attached: Vec<_> = self
+                    .interfaces
+                    .iter()
+                    .map(|(interface, _)| interface.name.as_str())
+                    .collect();
+                anyhow::bail!(
+                    "not attached to {name}; attached to: {}",
+                    attached.join(", ")
+                );
+            }
+        }
+        for name in names {
+            datapath::detach(&prepared.options.pin_dir, name)?;
+            self.interfaces
+                .retain(|(interface, _)| interface.name != *name);
+            log::info!("detached from {name}");
+        }
+        Ok(())
+    }
+
+    async fn on_probed(
+        &mut self,
+        prepared: &mut Prepared,
+        id: ServerId,
+        answered: bool,
+    ) -> Result<()> {
+        if prepared.exchange.cluster().peer(id).is_some() {
+            prepared.exchange.probe_result(id, answered);
+        } else if !answered {
+            log::info!(
+                "peer {}, known to the balancer before this one, is dead",
+                id_text(id)
+            );
+            self.forget(prepared, id).await?;
+        }
+        Ok(())
+    }
+
+    async fn forget(&mut self, prepared: &mut Prepared, id: ServerId) -> Result<()> {
+        self.table.forget(&mut self.datapath.maps, id)?;
+        self.write_settings()?;
+        self.set_foreign(prepared).await;
+        Ok(())
+    }
+
+    /// Asks by ARP, on the link that the peer shares with this server, whether its host lives.
+    fn probe(&self, prepared: &Prepared, id: ServerId) {
+        let address = prepared.exchange.cluster().peer(id).and_then(|peer| {
+            let addresses = peer.report.links.iter().flat_map(|link| &link.addresses);
+            addresses
+                .map(ipnet::IpNet::addr)
+                .find(|address| self.on_link(*address).is_some())
+        });
+        self.spawn_probe(id, address);
+    }
+
+    fn spawn_probe(&self, id: ServerId, address: Option<std::net::IpAddr>) {
+        let interface = address.and_then(|address| self.on_link(address)).cloned();
+        let probed = self.probed.clone();
+        tokio::spawn(async move {
+            let answered = match (interface, address) {
+                (Some(interface), Some(std::net::IpAddr::V4(target))) => {
+                    let unspecified = std::net::Ipv4Addr::UNSPECIFIED;
+                    arp::probe(interface.index, interface.mac, unspecified, target, PROBE).await
+                }
+                _ => Ok(None),
+            };
+            let answered = answered.unwrap_or_else(|error| {
+                log::warn!("cannot probe the host of peer {}: {error}", id_text(id));
+                None
+            });
+            // The daemon has ended meanwhile if nobody receives this.
+            let _ = probed.send((id, answered.is_some())).await;
+        });
+    }
+
+    fn on_link(&self, address: std::net::IpAddr) -> Option<&Interface> {
+        let on_link =
+            |interface: &&Interface| interface.addresses.iter().any(|net| net.contains(&address));
+        self.interfaces
+            .iter()
+            .map(|(interface, _)| interface)
+            .find(on_link)
+    }
+
+    /// Samples own load into the maps, and tells the exchange how this server is.
+    fn report(&mut self, prepared: &mut Prepared) -> Result<()> {
+        let services = self
+            .services
+            .sample(&mut self.datapath.maps, clock::monotonic())?;
+        let own = OwnState {
+            links: prepared
+                .interfaces
+                .iter()
+                .map(|interface| Link {
+                    mac: interface.mac,
+                    addresses: interface.addresses.clone(),
+                })
+                .collect(),
+            services,
+            identities: prepared.identity_reports(),
+            draining: false,
+        };
+        prepared
+            .exchange
+            .set_own(own)
+            .context("this configuration cannot be reported to the peers")
+    }
+
+    async fn set_foreign(&mut self, prepared: &mut Prepared) {
+        const TOPIC: &str = "addresses of peers";
+        let result = prepared.host.set_foreign(&self.table.foreign()).await;
+        self.foreign_pending = result.is_err();
+        match result {
+            Ok(()) => {
+                self.warnings.remove(TOPIC);
+            }
+            Err(error) => self.warn(
+                TOPIC,
+                &format!("this host cannot take flows for them: {error:#}"),
+            ),
+        }
+    }
+
+    fn write_settings(&mut self) -> Result<()> {
+        self.settings.peers = self.table.count();
+        self.datapath
+            .maps
+            .settings
+            .set(0, self.settings, 0)
+            .context("cannot write the map SETTINGS")
+    }
+
+    /// Logs what an operator should know of, once, and keeps it for `status`.
+    fn warn(&mut self, topic: &str, text: &str) {
+        let text = format!("{topic}: {text}");
+        if self.warnings.get(topic) != Some(&text) {
+            log::warn!("{text}");
+            self.warnings.insert(topic.to_owned(), text);
+        }
+    }
+}
+
+fn id_text(id: ServerId) -> String {
+    id.to_string()
+}

@@ -1,0 +1,137 @@
+//! This server's services from moment to moment: load, health, and what the kernel's counts need to be put right.
+
+use anyhow::Result;
+use balancer_common::types::{Connections, Service as Sheet, cost_of};
+
+use crate::cluster::{OwnService, ServiceReport, Timestamp};
+use crate::config::{Config, Protocol, Service};
+use crate::datapath::maps::Maps;
+use crate::datapath::own::{self, ServiceState};
+use crate::health::Change;
+use crate::load::{Handshakes, Sampler, Uncounted, established};
+
+/// All services.
+pub struct Services {
+    services: Vec<ServiceLife>,
+    sampler: Sampler,
+}
+
+/// One service.
+pub struct ServiceLife {
+    /// As configured.
+    pub config: Service,
+    /// Whether its check succeeds.
+    pub healthy: bool,
+    /// What the check that decided that said.
+    pub health: String,
+    state: ServiceState,
+    handshakes: Handshakes,
+    uncounted: Uncounted,
+}
+
+impl Services {
+    /// Enters the configured services in the maps, where a predecessor may have left its own.
+    pub fn start(maps: &mut Maps, config: &Config, now: Timestamp) -> Result<Self> {
+        let services = (0..)
+            .zip(&config.services)
+            .map(|(index, service)| {
+                let given_up = maps.services.get(&index, 0)?.given_up;
+                Ok(ServiceLife {
+                    config: service.clone(),
+                    healthy: true,
+                    health: String::new(),
+                    state: ServiceState {
+                        given_up,
+                        ..ServiceState::default()
+                    },
+                    handshakes: Handshakes::resume(given_up),
+                    uncounted: Uncounted::default(),
+                })
+            })
+            .collect::<Result<_>>()?;
+        own::set_ports(maps, &config.services)?;
+        let mut services = Self {
+            services,
+            sampler: Sampler::new(config.load.cpu.basis_points()),
+        };
+        services.review_sockets(maps)?;
+        services.sample(maps, now)?;
+        Ok(services)
+    }
+
+    /// The services, in the order of the map SERVICES.
+    pub fn iter(&self) -> impl Iterator<Item = &ServiceLife> {
+        self.services.iter()
+    }
+
+    /// Takes note of a check's verdict.
+    pub fn set_health(&mut self, change: Change) {
+        let service = &mut self.services[change.service];
+        let word = if change.healthy { "healthy" } else { "down" };
+        log::info!("service {}: {word}: {}", service.config.name, change.reason);
+        service.healthy = change.healthy;
+        service.health = change.reason;
+    }
+
+    /// Samples own load into the maps. Returns what peers are told.
+    pub fn sample(&mut self, maps: &mut Maps, now: Timestamp) -> Result<Vec<OwnService>> {
+        let sample = self.sampler.sample(now)?;
+        let mut reports = Vec::new();
+        for (index, service) in (0..).zip(&mut self.services) {
+            let connections = maps.connections.get(&index, 0)?;
+            let state = ServiceState {
+                sample,
+                ready: service.healthy,
+                uncounted: service.uncounted.lacking(),
+                given_up: service.handshakes.given_up(now, &connections),
+            };
+            let sheet = own::set_service(maps, index, &service.config, state)?;
+            service.state = state;
+            reports.push(service.report(&sheet, &connections));
+        }
+        Ok(reports)
+    }
+
+    /// Compares the kernel's counts with its socket table, until they agree: connections may be older than the program.
+    pub fn review_sockets(&mut self, maps: &mut Maps) -> Result<()> {
+        if self
+            .services
+            .iter()
+            .all(|service| service.uncounted.is_settled())
+        {
+            return Ok(());
+        }
+        let open = established(self.services.len(), |port| {
+            self.services
+                .iter()
+                .position(|service| service.config.has(Protocol::Tcp, port))
+        })?;
+        for ((index, service), open) in (0..).zip(&mut self.services).zip(open) {
+            let counted = maps.connections.get(&index, 0)?.open;
+            service.uncounted.compare(counted, open);
+        }
+        Ok(())
+    }
+}
+
+impl ServiceLife {
+    fn report(&self, sheet: &Sheet, connections: &Connections) -> OwnService {
+        let capacity = self.config.capacity.get();
+        OwnService {
+            report: ServiceReport {
+                name: self.config.name.as_str().to_owned(),
+                ports: self
+                    .config
+                    .ports
+                    .iter()
+                    .map(|range| (*range).into())
+                    .collect(),
+                healthy: self.healthy,
+                capacity,
+                load: connections.load(sheet),
+                cost: cost_of(capacity),
+            },
+            overload: self.config.levels.overload.basis_points(),
+        }
+    }
+}
