@@ -7,9 +7,13 @@ start_balancers() {
     mkdir -p "$state/bpf"
     mount -t bpf bpf "$state/bpf"
     [[ -e $state/cluster.key ]] || "$bin/balancer" keygen "$state/cluster.key" >/dev/null
+    # The servers of the lab share one machine's CPU: it says nothing about any one of them.
     cat >"$state/balancer.toml" <<END
 [levels]
 policy = "$policy"
+
+[load]
+cpu = "0%"
 
 [[service]]
 name = "www"
@@ -44,22 +48,19 @@ online() {
         jq --arg name "$1" '[.[] | select(.name != $name and .status == "online")] | length' || echo 0
 }
 
-# A server's connections: open, or accepted for this moment, as the kernel counts them.
+# A server's connections, open or in the making.
 open_connections() {
-    [[ -e $state/bpf/$1/CONNECTIONS ]] || {
-        echo 0
-        return
-    }
-    # Counters that were read at slightly different times may make less than nothing.
-    entries "$1" CONNECTIONS | jq -s '.[0].value
-        | (.open | numbers // 0) + ([.arrived - .established - .given_up, 0] | max)'
+    service_field "$1" '.connections + .pending'
 }
 
 # In percent of the capacity.
 load_of() {
-    local full
-    full=$(sed -n 's/^capacity = //p' "$state/balancer.toml" 2>/dev/null) || true
-    echo $(($(open_connections "$1") * 100 / ${full:-$capacity}))
+    service_field "$1" '.load / 100 | round'
+}
+
+# What a server says of its only service; 0 without a daemon.
+service_field() {
+    balancer "$1" status --json 2>/dev/null | jq ".services[0] | $2" || echo 0
 }
 
 # The entries of a pinned map, one JSON object a line, summed over the CPUs where each CPU has its own.

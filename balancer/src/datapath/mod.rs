@@ -146,7 +146,8 @@ impl Datapath {
         }
         let cgroup = cgroup_root().context("cannot open the root of cgroup v2")?;
         let link = program
-            .attach(cgroup, CgroupAttachMode::AllowMultiple)
+            // As a link it stands beside others' programs whatever the mode, and the kernel wants none.
+            .attach(cgroup, CgroupAttachMode::Single)
             .context("cannot attach the program that counts connections to cgroup v2")?;
         let link: FdLink = program.take_link(link)?.try_into()?;
         link.pin(&pin)

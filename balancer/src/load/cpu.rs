@@ -28,7 +28,7 @@ struct Reading {
 }
 
 impl Cpu {
-    /// CPU time in use over the last seconds, in basis points; 0 for the first second.
+    /// CPU time in use over the last seconds, in basis points; for the first seconds that since the host started.
     pub fn sample(&mut self, now: Timestamp) -> Result<u32> {
         let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
         let reading = parse(&stat).context("/proc/stat has no line `cpu` as Linux writes it")?;
@@ -36,6 +36,10 @@ impl Cpu {
     }
 
     fn add(&mut self, now: Timestamp, reading: Reading) -> u32 {
+        if self.readings.is_empty() {
+            self.readings
+                .push_back((now, Reading { busy: 0, total: 0 }));
+        }
         self.readings.push_back((now, reading));
         while self
             .readings
@@ -44,12 +48,7 @@ impl Cpu {
         {
             self.readings.pop_front();
         }
-        let Some((then, oldest)) = self.readings.front() else {
-            return 0;
-        };
-        if now.since(*then) < Duration::from_secs(1) {
-            return 0;
-        }
+        let oldest = self.readings[0].1;
         let busy = reading.busy.saturating_sub(oldest.busy);
         let total = reading.total.saturating_sub(oldest.total).max(1);
         (busy.min(total) * u64::from(FULL) / total) as u32
@@ -96,37 +95,11 @@ mod tests {
     fn averages_over_the_window() {
         let at = |seconds| Timestamp(0) + Duration::from_secs(seconds);
         let mut cpu = Cpu::default();
-        assert_eq!(cpu.add(at(0), Reading { busy: 0, total: 0 }), 0);
-        assert_eq!(
-            cpu.add(
-                at(2),
-                Reading {
-                    busy: 100,
-                    total: 200
-                }
-            ),
-            5_000
-        );
-        assert_eq!(
-            cpu.add(
-                at(4),
-                Reading {
-                    busy: 300,
-                    total: 400
-                }
-            ),
-            7_500
-        );
-        // The first two seconds are out of the window.
-        assert_eq!(
-            cpu.add(
-                at(6),
-                Reading {
-                    busy: 500,
-                    total: 600
-                }
-            ),
-            10_000
-        );
+        let mut add = |seconds, busy, total| cpu.add(at(seconds), Reading { busy, total });
+        assert_eq!(add(0, 100, 1_000), 1_000);
+        assert_eq!(add(2, 200, 1_200), 1_666);
+        // From here on what was before the first sample is out of the window.
+        assert_eq!(add(4, 400, 1_400), 7_500);
+        assert_eq!(add(6, 600, 1_600), 10_000);
     }
 }
