@@ -46,6 +46,8 @@ pub enum Odd {
     BadHeader,
     /// IP options.
     Options,
+    /// TCP in a frame for a group, which TCP ignores (RFC 1122 section 4.2.3.10): all servers get it.
+    Group,
 }
 
 /// A TCP segment over IP over Ethernet: what the decision goes by.
@@ -56,6 +58,9 @@ pub struct Packet {
     /// TCP's flag bits, FIN being 1 (RFC 9293 section 3.1).
     pub flags: u8,
 }
+
+/// In the first byte of an Ethernet address: a broadcast or multicast one (IEEE 802).
+const GROUP: u8 = 0x01;
 
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
@@ -70,10 +75,14 @@ impl Packet {
     #[inline(always)]
     pub fn parse(frame: &impl Frame) -> Result<Option<Self>, Odd> {
         let ethernet = frame.header::<ETHERNET_LEN>(0).ok_or(Odd::Truncated)?;
-        match ethernet.u16::<12>() {
-            IPV4 => Self::parse_v4(frame, ETHERNET_LEN),
-            _ => Ok(None),
+        let packet = match ethernet.u16::<12>() {
+            IPV4 => Self::parse_v4(frame, ETHERNET_LEN)?,
+            _ => None,
+        };
+        if packet.is_some() && ethernet.u8::<0>() & GROUP != 0 {
+            return Err(Odd::Group);
         }
+        Ok(packet)
     }
 
     /// RFC 791 section 3.1.

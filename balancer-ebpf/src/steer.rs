@@ -118,12 +118,18 @@ impl Passage<'_> {
             FOREIGN => return self.arrived(|counters| &mut counters.guest),
             _ => return self.local(|counters| &mut counters.not_ours),
         }
-        if let Some(flow) = self.half_open()
-            && self.now.saturating_sub(flow.last_seen_ns) <= SAME_FLOW_NS
-            && let Some(peer) = living_peer(flow.peer)
-        {
-            self.count(|counters| &mut counters.steered_repeated);
-            return self.forward(flow.peer, peer);
+        if let Some(flow) = self.half_open() {
+            if self.now.saturating_sub(flow.last_seen_ns) <= SAME_FLOW_NS
+                && let Some(peer) = living_peer(flow.peer)
+            {
+                if self.from_peer() {
+                    return self.arrived(|counters| &mut counters.not_steered_twice);
+                }
+                self.count(|counters| &mut counters.steered_repeated);
+                return self.forward(flow.peer, peer);
+            }
+            // A new flow: if it is kept now, its later packets must not find the entry of the one before.
+            let _ = HALF_OPEN.remove(&self.packet.flow);
         }
         let (Some(settings), Some(own)) = (SETTINGS.get(0), self.own()) else {
             return self.local(|counters| &mut counters.errors);
