@@ -16,15 +16,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{CgroupAttachMode, ProgramError, SockOps, Xdp, XdpMode, loaded_programs};
+use aya::programs::{
+    CgroupAttachMode, Program, ProgramError, SockOps, Xdp, XdpMode, loaded_programs,
+};
 use aya::{Ebpf, EbpfLoader};
 
 use self::interface::{Interface, XdpState};
 use self::maps::{MAPS, Maps};
 
-/// Names of the programs in the object.
-const STEER: &str = "steer";
-const COUNT_CONNECTIONS: &str = "count_connections";
+/// Name of the program that decides on packets.
+pub const STEER: &str = "steer";
+/// Name of the program that counts connections.
+pub const COUNT_CONNECTIONS: &str = "count_connections";
 
 /// Names of the pinned links; an interface's name follows the first.
 const XDP_LINK: &str = "link_xdp_";
@@ -70,6 +73,13 @@ impl Datapath {
             pin_dir: pin_dir.to_owned(),
             maps: Maps::open(pin_dir)?,
         })
+    }
+
+    /// The loaded program called `name`: [`STEER`] or [`COUNT_CONNECTIONS`].
+    pub fn program(&self, name: &str) -> Result<&Program> {
+        self.programs
+            .program(name)
+            .with_context(|| no_program(name))
     }
 
     /// Attaches the XDP program to `interface`, or puts it in the place of a predecessor's in one step. Returns how it is
@@ -249,12 +259,16 @@ fn pinned_link(pin: &Path) -> Result<Option<PinnedLink>> {
 
 fn program<'a, P>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
 where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {
     let program = programs
         .program_mut(name)
-        .with_context(|| format!("the BPF object has no program `{name}`"))?;
+        .with_context(|| no_program(name))?;
     Ok(program.try_into()?)
+}
+
+fn no_program(name: &str) -> String {
+    format!("the BPF object has no program `{name}`")
 }
 
 fn load_program<'a, P>(
@@ -264,7 +278,7 @@ fn load_program<'a, P>(
 ) -> Result<()>
 where
     P: 'a,
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {
     match load(program(programs, name)?) {
         Ok(()) => Ok(()),

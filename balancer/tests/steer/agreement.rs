@@ -1,0 +1,285 @@
+//! `balancer explain` tells what the program does: both on the same packets and maps.
+
+use std::cell::RefCell;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use balancer::datapath::explain::{Explanation, Outcome as Verdict, explain};
+use balancer::exchange::clock;
+use balancer_common::types::{Connections, Flow, Peer, PeerLoad, Service};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::frame::{CLIENT, FIRST, IDENTITY, Segment};
+use crate::server::{
+    Action, FOREIGN_IDENTITY, Outcome, PEER_ADDRESS, SAME_FLOW_NS, Server, TIMEOUT_NS, WWW, before,
+    key, mac_of,
+};
+
+const CASES: u32 = 1_000;
+/// Slots of peers that cases use.
+const SLOTS: u32 = 12;
+/// Ages on either side of a limit are at least this far from it: the two look at the clock at different times.
+const CLEAR_NS: u64 = 5_000_000_000;
+
+#[test]
+fn explain_agrees_with_the_program() {
+    let Some(mut server) = Server::new() else {
+        return;
+    };
+    for _ in 0..SLOTS {
+        server.add_peer(0);
+    }
+    let server = RefCell::new(server);
+    let reasons = RefCell::new(std::collections::BTreeMap::<_, u32>::new());
+    let config = Config {
+        cases: CASES,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    TestRunner::new(config)
+        .run(&case(), |case| {
+            let mut server = server.borrow_mut();
+            case.set_up(&mut server);
+            // First, since the program changes the maps.
+            let told = case.explain(&mut server);
+            let done = server.receive(&case.segment().frame());
+            *reasons.borrow_mut().entry(told.reason).or_default() += 1;
+            compare(&told, &done)
+        })
+        .unwrap();
+    println!("{:?}", reasons.borrow());
+    for reason in [
+        "not_ours",
+        "guest",
+        "kept_below_level",
+        "kept_no_candidate",
+        "kept_for_peer",
+        "steered_new",
+        "steered_not_ready",
+        "steered_repeated",
+        "steered",
+    ] {
+        assert!(reasons.borrow().contains_key(reason), "no case of {reason}");
+    }
+}
+
+fn compare(told: &Explanation, done: &Outcome) -> Result<(), TestCaseError> {
+    let counted: Vec<_> = done
+        .counted
+        .iter()
+        .map(|(_, name, count)| (*name, *count))
+        .collect();
+    prop_assert_eq!(&counted, &[(told.reason, 1)], "{:#?}", told);
+    let steered = told.verdict == Verdict::Steer;
+    prop_assert_eq!(steered, done.action == Action::Tx, "{:#?}", told);
+    prop_assert_eq!(steered, told.peer.is_some(), "{:#?}", told);
+    if let Some(id) = &told.peer {
+        let slot = (0..SLOTS).find(|slot| id_of(*slot).to_string() == *id);
+        prop_assert_eq!(&done.frame[..6], slot.map(mac_of).unwrap(), "{:#?}", told);
+    }
+    Ok(())
+}
+
+/// One packet, and the maps that it meets.
+#[derive(Clone, Debug)]
+struct Case {
+    client: SocketAddrV4,
+    destination: SocketAddrV4,
+    service: Service,
+    connections: Connections,
+    peers: Vec<Neighbour>,
+    half_open: Option<Entry>,
+    flow: Option<Entry>,
+}
+
+/// A peer and its report.
+#[derive(Clone, Debug)]
+struct Neighbour {
+    state: u32,
+    silence_ns: u64,
+    report: PeerLoad,
+}
+
+/// An entry of HALF_OPEN or FLOWS.
+#[derive(Clone, Debug)]
+struct Entry {
+    peer: u32,
+    age_ns: u64,
+}
+
+impl Case {
+    fn segment(&self) -> Segment {
+        Segment {
+            from: self.client,
+            to: self.destination,
+            ..FIRST
+        }
+    }
+
+    fn set_up(&self, server: &mut Server) {
+        let peers = self.peers.len() as u32;
+        server.set_settings(|settings| settings.peers = peers);
+        server.set_service(|service| *service = self.service);
+        server
+            .maps()
+            .connections
+            .set(WWW, self.connections, 0)
+            .unwrap();
+        for slot in 0..SLOTS {
+            let neighbour = self.peers.get(slot as usize);
+            server.set_peer(slot, |peer| match neighbour {
+                None => *peer = Peer::default(),
+                Some(neighbour) => {
+                    peer.id = id_of(slot);
+                    peer.state = neighbour.state;
+                    peer.last_report_ns = before(neighbour.silence_ns);
+                }
+            });
+            server.set_load(slot, |load| {
+                *load = neighbour.map_or_else(PeerLoad::default, |neighbour| neighbour.report);
+            });
+        }
+        let key = key(&self.segment());
+        let maps = server.maps();
+        for (map, entry) in [
+            (&mut maps.half_open, &self.half_open),
+            (&mut maps.flows, &self.flow),
+        ] {
+            let _ = map.remove(&key);
+            if let Some(entry) = entry {
+                let flow = Flow {
+                    last_seen_ns: before(entry.age_ns),
+                    peer: entry.peer,
+                    service: WWW,
+                };
+                map.insert(key, flow, 0).unwrap();
+            }
+        }
+    }
+
+    fn explain(&self, server: &mut Server) -> Explanation {
+        let [client, destination] = [self.client, self.destination].map(SocketAddr::V4);
+        let now = clock::monotonic();
+        explain(server.maps(), now, client, destination, |id| id.to_string()).unwrap()
+    }
+}
+
+fn id_of(slot: u32) -> u64 {
+    u64::from(slot) + 1_000
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let client = prop_oneof![
+        8 => any::<u32>().prop_map(Ipv4Addr::from_bits),
+        1 => Just(*CLIENT.ip()),
+        1 => Just(PEER_ADDRESS),
+        1 => Just(FOREIGN_IDENTITY),
+    ];
+    let destination = prop_oneof![
+        12 => Just(IDENTITY),
+        1 => Just(FOREIGN_IDENTITY),
+        1 => Just(PEER_ADDRESS),
+        1 => Just(Ipv4Addr::new(10, 0, 0, 250)),
+    ];
+    let port = prop_oneof![12 => Just(80u16), 1 => Just(81)];
+    let peers = prop::collection::vec(neighbour(), 0..=SLOTS as usize);
+    (
+        (client, any::<u16>(), destination, port),
+        (service(), connections(), peers),
+        (entry(), entry()),
+    )
+        .prop_map(
+            |(
+                (client, client_port, destination, port),
+                (service, connections, peers),
+                (half_open, flow),
+            )| Case {
+                client: SocketAddrV4::new(client, client_port),
+                destination: SocketAddrV4::new(destination, port),
+                service,
+                connections,
+                peers,
+                half_open,
+                flow,
+            },
+        )
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    // Numbers of policies, and one that is none.
+    let (policy, ready) = (0..5u32, prop_oneof![1 => Just(0u32), 5 => Just(1)]);
+    (
+        any::<i8>(),
+        0..20u64,
+        cost(),
+        load(),
+        0..=10_000u32,
+        0..=5_000u32,
+        policy,
+        ready,
+    )
+        .prop_map(
+            |(uncounted, given_up, cost, sample, overload, margin, policy, ready)| Service {
+                uncounted: i64::from(uncounted) as u64,
+                given_up,
+                cost,
+                sample,
+                overload,
+                margin,
+                policy,
+                ready,
+            },
+        )
+}
+
+fn connections() -> impl Strategy<Value = Connections> {
+    (0..100u64, 0..200u64, 0..200u64, any::<u64>()).prop_map(
+        |(open, arrived, established, steered)| Connections {
+            open,
+            arrived,
+            established,
+            steered,
+        },
+    )
+}
+
+fn neighbour() -> impl Strategy<Value = Neighbour> {
+    let state = prop_oneof![1 => Just(0u32), 8 => Just(1), 1 => Just(2)];
+    let flags = prop_oneof![1 => 0..3u32, 4 => Just(3)];
+    let report = (load(), cost(), 0..50u32, 0..=65_535u32, flags).prop_map(
+        |(load, cost, sent, weight, flags)| PeerLoad {
+            load,
+            cost,
+            sent,
+            weight,
+            flags,
+            padding: 0,
+        },
+    );
+    (state, age(TIMEOUT_NS), report).prop_map(|(state, silence_ns, report)| Neighbour {
+        state,
+        silence_ns,
+        report,
+    })
+}
+
+fn entry() -> impl Strategy<Value = Option<Entry>> {
+    let entry = (0..SLOTS, age(SAME_FLOW_NS)).prop_map(|(peer, age_ns)| Entry { peer, age_ns });
+    prop::option::weighted(0.2, entry)
+}
+
+fn age(limit: u64) -> impl Strategy<Value = u64> {
+    prop_oneof![
+        3 => 0..limit - CLEAR_NS,
+        1 => limit + CLEAR_NS..limit + 2 * CLEAR_NS,
+    ]
+}
+
+fn load() -> impl Strategy<Value = u32> {
+    prop_oneof![8 => 0..12_000u32, 1 => any::<u32>()]
+}
+
+/// For capacities of 10 to 1,000 connections, mostly.
+fn cost() -> impl Strategy<Value = u32> {
+    prop_oneof![8 => 655_360..65_536_000u32, 1 => any::<u32>()]
+}
