@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::frame::{CLIENT, FIRST, IDENTITY, Segment};
+use crate::outcome::{Action, Outcome};
 use crate::server::{
-    Action, FOREIGN_IDENTITY, Outcome, PEER_ADDRESS, SAME_FLOW_NS, Server, TIMEOUT_NS, WWW, before,
-    key, mac_of,
+    FOREIGN_IDENTITY, PEER_ADDRESS, SAME_FLOW_NS, Server, TIMEOUT_NS, WWW, before, key, mac_of,
 };
 
 const CASES: u32 = 1_000;
@@ -100,7 +100,7 @@ struct Neighbour {
     report: PeerLoad,
 }
 
-/// An entry of HALF_OPEN or FLOWS.
+/// An entry of `HALF_OPEN` or `FLOWS`.
 #[derive(Clone, Debug)]
 struct Entry {
     peer: u32,
@@ -220,7 +220,7 @@ fn service() -> impl Strategy<Value = Service> {
     )
         .prop_map(
             |(uncounted, given_up, cost, sample, overload, margin, policy, ready)| Service {
-                uncounted: i64::from(uncounted) as u64,
+                uncounted: i64::from(uncounted).cast_unsigned(),
                 given_up,
                 cost,
                 sample,

@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::frame::{CLIENT, FIRST, SECOND, Segment};
-use crate::server::{Action, Server};
+use crate::outcome::Action;
+use crate::server::Server;
 
 const FLOWS: u16 = 1_000;
 const FLOOD: u32 = 200_000;

@@ -119,9 +119,7 @@ fn a_silent_peer_keeps_its_flows() {
     server.steers(&FIRST, 0, "steered_repeated");
     server.steers(&SECOND, 0, "steered");
     server.steers(&SECOND, 0, "steered");
-    let mut other = FIRST;
-    other.from.set_port(1);
-    server.steers(&other, 1, "steered_new");
+    server.steers(&FIRST.numbered(1), 1, "steered_new");
 }
 
 /// An overloaded server with two peers, of which the first has less load.

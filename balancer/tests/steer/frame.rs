@@ -45,6 +45,15 @@ pub const SECOND: Segment = Segment {
 };
 
 impl Segment {
+    /// This packet of another flow, one for each number.
+    pub fn numbered(self, number: u16) -> Self {
+        let port = self.from.port() + number;
+        Self {
+            from: SocketAddrV4::new(*self.from.ip(), port),
+            ..self
+        }
+    }
+
     /// The frame with right checksums, padded to Ethernet's least length.
     pub fn frame(&self) -> Vec<u8> {
         const TCP: u8 = 6;

@@ -7,10 +7,11 @@ use std::process::Command;
 
 use balancer::datapath::maps::MAPS;
 use balancer::datapath::{COUNT_CONNECTIONS, Datapath, STEER};
-use balancer_common::types::{Connections, Service};
+use balancer_common::types::Connections;
 
 use crate::frame::{FIRST, SECOND};
-use crate::server::{Pins, Server, WWW};
+use crate::pins::Pins;
+use crate::server::{Server, WWW};
 
 /// Far below the verifier's limit of a million, so that growth is seen while there is room.
 const INSTRUCTIONS: u32 = 100_000;
@@ -90,7 +91,6 @@ fn bpftool_prints_every_field() {
     server.set_own_load(9_000);
     server.steers(&FIRST, 0, "steered_new");
     server.steers(&SECOND, 0, "steered");
-    server.set_service(|service: &mut Service| service.ready = 1);
 
     let flow = "client octets identity client_port port protocol last_seen_ns peer service";
     let fields = [

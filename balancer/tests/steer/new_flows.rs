@@ -2,8 +2,9 @@
 
 use balancer_common::types::{Flow, OFFERED, PEER_DEAD, PEER_NONE};
 
-use crate::frame::{CLIENT, FIRST, Segment};
-use crate::server::{Action, FOREIGN_IDENTITY, PEER_ADDRESS, Server, TIMEOUT_NS, WWW, before};
+use crate::frame::FIRST;
+use crate::outcome::Action;
+use crate::server::{FOREIGN_IDENTITY, PEER_ADDRESS, Server, TIMEOUT_NS, WWW, before};
 
 #[test]
 fn below_the_level_flows_are_kept() {
@@ -26,12 +27,12 @@ fn kept_first_packets_are_load_at_once() {
     server.add_peer(0);
     // At a capacity of 100, the level of 50 % is passed by the 51st.
     for number in 0..51 {
-        server.admits(&numbered(number), "kept_below_level");
+        server.admits(&FIRST.numbered(number), "kept_below_level");
     }
-    server.steers(&numbered(51), 0, "steered_new");
+    server.steers(&FIRST.numbered(51), 0, "steered_new");
     // And once the daemon has given one up, there is room for another.
     server.set_service(|service| service.given_up = 1);
-    server.admits(&numbered(52), "kept_below_level");
+    server.admits(&FIRST.numbered(52), "kept_below_level");
 }
 
 #[test]
@@ -68,10 +69,10 @@ fn what_was_steered_counts_as_the_peers_load() {
     server.set_own_load(9_000);
     // Each flow adds 100 basis points.
     for (number, slot) in (0..).zip([0, 0, 1, 0, 1]) {
-        server.steers(&numbered(number), slot, "steered_new");
+        server.steers(&FIRST.numbered(number), slot, "steered_new");
     }
     server.set_load(0, |report| report.load = 0);
-    server.steers(&numbered(9), 0, "steered_new");
+    server.steers(&FIRST.numbered(9), 0, "steered_new");
     assert_eq!((server.sent(0), server.sent(1)), (1, 2));
 }
 
@@ -94,23 +95,23 @@ fn without_a_fit_peer_flows_are_kept() {
         return;
     };
     server.set_own_load(9_000);
-    server.admits(&numbered(0), "kept_no_candidate");
+    server.admits(&FIRST.numbered(0), "kept_no_candidate");
     server.add_peer(0);
     for state in [PEER_NONE, PEER_DEAD] {
         server.set_peer(0, |peer| peer.state = state);
-        server.admits(&numbered(0), "kept_no_candidate");
+        server.admits(&FIRST.numbered(0), "kept_no_candidate");
     }
     server.set_peer(0, |peer| {
-        peer.last_report_ns = before(TIMEOUT_NS + 1_000_000_000)
+        peer.last_report_ns = before(TIMEOUT_NS + 1_000_000_000);
     });
-    server.admits(&numbered(0), "kept_no_candidate");
+    server.admits(&FIRST.numbered(0), "kept_no_candidate");
     server.set_peer(0, |peer| peer.last_report_ns = before(TIMEOUT_NS / 2));
     for flags in [0, OFFERED] {
         server.set_load(0, |report| report.flags = flags);
-        server.admits(&numbered(0), "kept_no_candidate");
+        server.admits(&FIRST.numbered(0), "kept_no_candidate");
     }
     server.set_load(0, |_| {});
-    server.steers(&numbered(0), 0, "steered_new");
+    server.steers(&FIRST.numbered(0), 0, "steered_new");
 }
 
 #[test]
@@ -125,7 +126,7 @@ fn a_server_that_is_not_ready_gives_to_any_peer() {
         report.load = 8_000;
         report.flags = OFFERED;
     });
-    server.admits(&numbered(1), "kept_no_candidate");
+    server.admits(&FIRST.numbered(1), "kept_no_candidate");
 }
 
 #[test]
@@ -159,11 +160,4 @@ fn frames_can_be_redirected() {
     // Which it is, as both are sent to the same peer in the same way.
     let again = server.receive(&FIRST.frame());
     assert_eq!(again.frame, outcome.frame);
-}
-
-/// The first packet of another flow for each number.
-fn numbered(number: u16) -> Segment {
-    let mut segment = FIRST;
-    segment.from.set_port(CLIENT.port() + number);
-    segment
 }

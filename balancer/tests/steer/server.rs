@@ -1,21 +1,17 @@
-//! A server that packets are given to: the real programs, in test runs of the kernel's.
+//! A server that packets are given to: the real programs, loaded for one test, and their maps.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::Path;
 
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use balancer::datapath::Datapath;
 use balancer::datapath::maps::Maps;
-use balancer::datapath::{Datapath, STEER};
 use balancer::exchange::clock;
 use balancer_common::types::{
-    Address, Connections, FOREIGN, Flow, FlowKey, HELD, Identity, MAX_SERVICES, Mac, OFFERED,
-    PEER_ALIVE, Peer, PeerCounters, PeerLoad, Port, READY, SERVER, Service, Settings, cost_of,
+    Address, FOREIGN, Flow, FlowKey, HELD, Identity, MAX_SERVICES, Mac, OFFERED, PEER_ALIVE, Peer,
+    PeerLoad, Port, READY, SERVER, Service, Settings, cost_of,
 };
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
-use tempfile::TempDir;
 
 use crate::frame::{IDENTITY, Segment};
+use crate::pins::Pins;
 
 /// The service on port 80. Not the first, lest an index be taken for a number.
 pub const WWW: u32 = 2;
@@ -32,34 +28,12 @@ pub const TIMEOUT_NS: u64 = 20_000_000_000;
 /// What the program takes for the same flow.
 pub const SAME_FLOW_NS: u64 = 60_000_000_000;
 
-/// What a program tells the kernel to do (`enum xdp_action`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    Pass,
-    Tx,
-    Redirect,
-}
-
-/// What came of one packet, and all that was counted for it.
-#[derive(Debug, PartialEq)]
-pub struct Outcome {
-    pub action: Action,
-    pub frame: Vec<u8>,
-    /// Counters that moved: service (none: of no service), name, by how much.
-    pub counted: Vec<(Option<u32>, &'static str, u64)>,
-    /// Peers that something was sent to, with flows and packets.
-    pub sent: Vec<(u32, PeerCounters)>,
-    /// First packets of WWW that are part of this server's load now.
-    pub arrived: u64,
-    /// Flows of WWW that were steered away.
-    pub steered: u64,
-}
-
 /// A server of a cluster: holds IDENTITY, serves WWW with a capacity of 100 connections, has an overload level of 50 % and
 /// a margin of 20 %, and steers by least load.
 pub struct Server {
-    datapath: Datapath,
-    peers: u32,
+    pub datapath: Datapath,
+    /// How many peers there are.
+    pub peers: u32,
     /// Dropped last.
     pub pins: Pins,
 }
@@ -138,8 +112,7 @@ impl Server {
     /// Adds a peer that has just reported `load` (basis points). Returns its slot.
     pub fn add_peer(&mut self, load: u32) -> u32 {
         let slot = self.peers;
-        self.peers += 1;
-        self.set_settings(|_| {});
+        self.set_peer_count(slot + 1);
         let mac = Mac {
             octets: mac_of(slot),
             padding: [0; 2],
@@ -148,6 +121,11 @@ impl Server {
         self.set_peer(slot, |_| {});
         self.set_load(slot, |report| report.load = load);
         slot
+    }
+
+    pub fn set_peer_count(&mut self, peers: u32) {
+        self.peers = peers;
+        self.set_settings(|_| {});
     }
 
     /// Sets a peer: alive and just heard of, but for `change`.
@@ -198,7 +176,7 @@ impl Server {
         self.datapath = Datapath::load(self.pins.path()).unwrap();
     }
 
-    /// Makes the flow's entries in HALF_OPEN and FLOWS this old.
+    /// Makes the flow's entries in `HALF_OPEN` and `FLOWS` this old.
     pub fn age(&mut self, segment: &Segment, nanoseconds: u64) {
         let key = key(segment);
         let maps = self.maps();
@@ -208,140 +186,6 @@ impl Server {
                 flows.insert(key, flow, 0).unwrap();
             }
         }
-    }
-
-    /// Gives the frame to the program.
-    pub fn receive(&mut self, frame: &[u8]) -> Outcome {
-        let before = self.counts();
-        let (action, frame) = self.run(frame);
-        let after = self.counts();
-        let counted = after
-            .counters
-            .iter()
-            .zip(before.counters)
-            .map(|(&(service, name, count), (.., before))| (service, name, count - before))
-            .filter(|(.., count)| *count > 0)
-            .collect();
-        let sent = (0..)
-            .zip(after.peers.iter().zip(before.peers))
-            .map(|(slot, (count, before))| {
-                let sent = PeerCounters {
-                    flows: count.flows - before.flows,
-                    packets: count.packets - before.packets,
-                };
-                (slot, sent)
-            })
-            .filter(|(_, sent)| *sent != PeerCounters::default())
-            .collect();
-        Outcome {
-            action,
-            frame,
-            counted,
-            sent,
-            arrived: after.connections.arrived - before.connections.arrived,
-            steered: after.connections.steered - before.connections.steered,
-        }
-    }
-
-    /// Gives the frame to the program, and doesn't look at what was counted.
-    pub fn run(&self, frame: &[u8]) -> (Action, Vec<u8>) {
-        let program: &Xdp = self.datapath.program(STEER).unwrap().try_into().unwrap();
-        let mut out = vec![0; 2048];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ..TestRunOptions::new()
-        };
-        let result = program.test_run(options).unwrap();
-        out.truncate(result.data_size_out as usize);
-        let action = match result.return_value {
-            2 => Action::Pass,
-            3 => Action::Tx,
-            4 => Action::Redirect,
-            other => panic!("the program returned {other}"),
-        };
-        (action, out)
-    }
-
-    fn counts(&self) -> Counts {
-        let maps = &self.datapath.maps;
-        let services = [None].into_iter().chain((0..MAX_SERVICES).map(Some));
-        let counters = services.flat_map(|service| {
-            let counters = maps.counters(service).unwrap();
-            let named: Vec<_> = counters.named().collect();
-            named
-                .into_iter()
-                .map(move |(name, count)| (service, name, count))
-        });
-        Counts {
-            counters: counters.collect(),
-            peers: (0..self.peers)
-                .map(|slot| maps.peer_counters(slot).unwrap())
-                .collect(),
-            connections: maps.connections.get(&WWW, 0).unwrap(),
-        }
-    }
-}
-
-struct Counts {
-    counters: Vec<(Option<u32>, &'static str, u64)>,
-    peers: Vec<PeerCounters>,
-    connections: Connections,
-}
-
-/// What is to be seen of single packets.
-impl Server {
-    /// The frame goes to the local stack as it is, counted by `counter` alone.
-    #[track_caller]
-    pub fn passes(&mut self, frame: &[u8], service: Option<u32>, counter: &'static str) {
-        self.stays(frame, service, counter, 0);
-    }
-
-    /// As `passes` for WWW, and it is a first packet that is part of the load from now on.
-    #[track_caller]
-    pub fn admits(&mut self, segment: &Segment, counter: &'static str) {
-        self.stays(&segment.frame(), Some(WWW), counter, 1);
-    }
-
-    /// The packet of WWW is sent on to a peer: nothing but its Ethernet addresses changes.
-    #[track_caller]
-    pub fn steers(&mut self, segment: &Segment, slot: u32, counter: &'static str) {
-        let new = u64::from(["steered_new", "steered_not_ready"].contains(&counter));
-        let sent_before = self.sent(slot);
-        let readdressed = Segment {
-            to_mac: mac_of(slot),
-            from_mac: segment.to_mac,
-            ..*segment
-        };
-        let expected = Outcome {
-            action: Action::Tx,
-            frame: readdressed.frame(),
-            counted: vec![(Some(WWW), counter, 1)],
-            sent: vec![(
-                slot,
-                PeerCounters {
-                    flows: new,
-                    packets: 1,
-                },
-            )],
-            arrived: 0,
-            steered: new,
-        };
-        assert_eq!(self.receive(&segment.frame()), expected);
-        assert_eq!(u64::from(self.sent(slot) - sent_before), new);
-    }
-
-    #[track_caller]
-    fn stays(&mut self, frame: &[u8], service: Option<u32>, counter: &'static str, arrived: u64) {
-        let expected = Outcome {
-            action: Action::Pass,
-            frame: frame.to_vec(),
-            counted: vec![(service, counter, 1)],
-            sent: vec![],
-            arrived,
-            steered: 0,
-        };
-        assert_eq!(self.receive(frame), expected);
     }
 }
 
@@ -372,53 +216,4 @@ pub fn before(nanoseconds: u64) -> u64 {
     let now = clock::monotonic().0;
     now.checked_sub(nanoseconds)
         .expect("the machine has been up for more than a minute or two")
-}
-
-/// A bpffs of the test's own. Test runs look for sockets in the network namespace of their thread: from here on that is a
-/// new one, where nothing listens. The mount is in a mount namespace of the thread's, and ends with it at the latest.
-pub struct Pins {
-    dir: TempDir,
-}
-
-impl Pins {
-    /// `None`, and says so: there are no privileges to load programs.
-    pub fn new() -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            assert!(
-                std::env::var_os("BALANCER_REQUIRE_ROOT").is_none(),
-                "BALANCER_REQUIRE_ROOT is set: run as root"
-            );
-            println!("skipped: needs root");
-            return None;
-        }
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-        let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
-        let pins = Self {
-            dir: tempfile::Builder::new()
-                .prefix("bf-")
-                .tempdir_in("/tmp")
-                .unwrap(),
-        };
-        mount(
-            Some("bpffs"),
-            pins.dir.path(),
-            Some("bpf"),
-            MsFlags::empty(),
-            none,
-        )
-        .unwrap();
-        Some(pins)
-    }
-
-    pub fn path(&self) -> &Path {
-        self.dir.path()
-    }
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        // No assertion: it would abort where the test already failed.
-        let _ = umount2(self.dir.path(), MntFlags::MNT_DETACH);
-    }
 }

@@ -25,9 +25,7 @@ fn a_half_finished_connection_is_kept() {
     server.passes(&FIRST.frame(), Some(WWW), "kept_repeated");
     server.passes(&FIRST.frame(), Some(WWW), "kept_repeated");
     // That somebody listens keeps no other flow.
-    let mut other = FIRST;
-    other.from.set_port(CLIENT.port() + 1);
-    server.steers(&other, 0, "steered_new");
+    server.steers(&FIRST.numbered(1), 0, "steered_new");
 }
 
 /// Gives this network namespace an interface with IDENTITY, and a router at its other end that answers nothing. Returns a
@@ -63,7 +61,7 @@ fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: 0,
-        sll_ifindex: nix::net::if_::if_nametoindex(interface)? as i32,
+        sll_ifindex: nix::net::if_::if_nametoindex(interface)?.cast_signed(),
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 0,

@@ -1,0 +1,260 @@
+//! The table of peers, as the program sees it: what a report, a silence or a farewell does to packets.
+
+use balancer::cluster::{IdentityReport, Link, PortRange, Report, ServerId, ServiceReport, Status};
+use balancer::config::{Config, Service};
+use balancer::datapath::interface::{Interface, XdpState};
+use balancer::datapath::peers::PeerTable;
+use balancer::exchange::clock;
+use balancer_common::types::cost_of;
+
+use crate::frame::{FIRST, IDENTITY, OUR_MAC, SECOND, Segment};
+use crate::server::{FOREIGN_IDENTITY, PEER_ADDRESS, Server, WWW, mac_of};
+
+const ONE: ServerId = ServerId(7_001);
+const OTHER: ServerId = ServerId(7_002);
+
+#[test]
+fn a_report_makes_a_candidate() {
+    let Some(mut cluster) = Cluster::new() else {
+        return;
+    };
+    cluster.server.admits(&FIRST, "kept_no_candidate");
+    cluster.hear(&report(ONE));
+    cluster.server.steers(&FIRST, 0, "steered_new");
+    assert_eq!(cluster.server.sent(0), 1);
+
+    // Its frames, and those for its identity and from its address, are known as such.
+    let theirs = Segment {
+        from_mac: mac_of(0),
+        ..FIRST.numbered(1)
+    };
+    cluster.server.admits(&theirs, "not_steered_twice");
+    let mut guest = FIRST.numbered(2);
+    guest.to.set_ip(FOREIGN_IDENTITY);
+    cluster.server.admits(&guest, "guest");
+    let mut client = FIRST.numbered(3);
+    client.from.set_ip(PEER_ADDRESS);
+    cluster.server.admits(&client, "kept_for_peer");
+
+    // The next report has the flow in its load.
+    cluster.hear(&Report {
+        sequence: 2,
+        ..report(ONE)
+    });
+    assert_eq!(cluster.server.sent(0), 0);
+}
+
+#[test]
+fn a_peer_that_cannot_serve_gets_nothing() {
+    let Some(mut cluster) = Cluster::new() else {
+        return;
+    };
+    let draining = Report {
+        draining: true,
+        ..report(ONE)
+    };
+    let mut down = report(ONE);
+    down.services[0].healthy = false;
+    let mut elsewhere = report(ONE);
+    elsewhere.links[0].addresses = vec!["192.0.2.2/24".parse().unwrap()];
+    let mut without = report(ONE);
+    without.services[0].ports[0].last = 79;
+    for (what, unfit) in [
+        ("draining", draining),
+        ("its service is down", down),
+        ("on another link", elsewhere),
+        ("without the service", without),
+    ] {
+        println!("{what}");
+        cluster.hear(&unfit);
+        cluster.server.admits(&FIRST, "kept_no_candidate");
+    }
+    cluster.hear(&report(ONE));
+    cluster.server.steers(&FIRST, 0, "steered_new");
+}
+
+#[test]
+fn a_silent_peer_keeps_its_flows_until_it_is_dead() {
+    let Some(mut cluster) = Cluster::new() else {
+        return;
+    };
+    cluster.hear(&report(ONE));
+    cluster.server.steers(&FIRST, 0, "steered_new");
+    cluster.set_status(ONE, Status::Silent);
+    cluster.server.steers(&SECOND, 0, "steered");
+    cluster
+        .server
+        .admits(&FIRST.numbered(1), "kept_no_candidate");
+    cluster.set_status(ONE, Status::Dead);
+    cluster
+        .server
+        .passes(&SECOND.frame(), Some(WWW), "fallen_back");
+
+    cluster.hear(&report(ONE));
+    cluster.server.steers(&FIRST.numbered(2), 0, "steered_new");
+}
+
+#[test]
+fn a_farewell_ends_steering() {
+    let Some(mut cluster) = Cluster::new() else {
+        return;
+    };
+    cluster.hear(&report(ONE));
+    cluster.server.steers(&FIRST, 0, "steered_new");
+    cluster.hear(&Report {
+        leaving: true,
+        ..report(ONE)
+    });
+    cluster
+        .server
+        .passes(&SECOND.frame(), Some(WWW), "fallen_back");
+    cluster
+        .server
+        .admits(&FIRST.numbered(1), "kept_no_candidate");
+}
+
+/// Flows are steered by slot: who gets the slot of a forgotten peer must not get its flows.
+#[test]
+fn a_forgotten_peers_slot_is_clean() {
+    let Some(mut cluster) = Cluster::new() else {
+        return;
+    };
+    cluster.hear(&report(ONE));
+    for number in 0..2 {
+        cluster
+            .server
+            .steers(&FIRST.numbered(number), 0, "steered_new");
+    }
+    let established = SECOND.numbered(1);
+    cluster.server.steers(&established, 0, "steered");
+
+    cluster.table.forget(cluster.server.maps(), ONE).unwrap();
+    assert_eq!(cluster.server.maps().peer_macs.keys().count(), 0);
+    cluster.hear(&report(OTHER));
+    assert_eq!(cluster.table.slot(OTHER), Some(0));
+    cluster.server.passes(&SECOND.frame(), Some(WWW), "local");
+    cluster
+        .server
+        .passes(&established.frame(), Some(WWW), "local");
+    let done = cluster.server.receive(&FIRST.numbered(2).frame());
+    assert_eq!(done.frame[..6], mac_of(1));
+}
+
+#[test]
+fn a_successor_adopts_the_table() {
+    let Some(mut cluster) = Cluster::new() else {
+        return;
+    };
+    cluster.hear(&report(ONE));
+    cluster.server.steers(&FIRST, 0, "steered_new");
+    cluster.server.reload();
+    cluster.table = table(&mut cluster.server);
+    assert_eq!(
+        cluster.table.unheard(),
+        [(ONE, Some(FOREIGN_IDENTITY.into()))]
+    );
+    cluster.server.steers(&SECOND, 0, "steered");
+    let mut guest = FIRST.numbered(1);
+    guest.to.set_ip(FOREIGN_IDENTITY);
+    cluster.server.admits(&guest, "guest");
+    cluster.hear(&report(OTHER));
+    assert_eq!(cluster.table.slot(OTHER), Some(1));
+    cluster.hear(&report(ONE));
+    assert_eq!(cluster.table.slot(ONE), Some(0));
+    assert_eq!(cluster.table.unheard(), []);
+}
+
+/// An overloaded server, and its table of peers.
+struct Cluster {
+    server: Server,
+    table: PeerTable,
+}
+
+impl Cluster {
+    fn new() -> Option<Self> {
+        let mut server = Server::new()?;
+        server.set_own_load(9_000);
+        let table = table(&mut server);
+        Some(Self { server, table })
+    }
+
+    /// A report comes in.
+    fn hear(&mut self, report: &Report) {
+        let now = clock::monotonic();
+        self.table.update(self.server.maps(), report, now).unwrap();
+        self.server.set_peer_count(self.table.count());
+    }
+
+    fn set_status(&mut self, id: ServerId, status: Status) {
+        self.table
+            .set_status(self.server.maps(), id, status)
+            .unwrap();
+    }
+}
+
+fn table(server: &mut Server) -> PeerTable {
+    let interface = Interface {
+        name: "eth0".into(),
+        index: 2,
+        mac: OUR_MAC,
+        addresses: vec!["10.0.0.1/24".parse().unwrap()],
+        veth: false,
+        xdp: XdpState::None,
+    };
+    let own = [IDENTITY.into()].into();
+    PeerTable::adopt(server.maps(), own, vec![interface], services()).unwrap()
+}
+
+/// WWW is at its index.
+fn services() -> Vec<Service> {
+    let text = r#"
+        [[service]]
+        name = "ftp"
+        ports = ["21/tcp"]
+        [[service]]
+        name = "mail"
+        ports = ["25/tcp"]
+        [[service]]
+        name = "www"
+        ports = ["80/tcp"]
+    "#;
+    Config::parse(text, "the test").unwrap().services
+}
+
+/// What a peer without load says: ONE, at [`mac_of`] slot 0, or OTHER, at that of slot 1.
+fn report(server: ServerId) -> Report {
+    let slot = u32::from(server == OTHER);
+    let (own, identity) = match server {
+        ONE => (PEER_ADDRESS, FOREIGN_IDENTITY),
+        _ => ([10, 0, 0, 3].into(), [10, 0, 0, 103].into()),
+    };
+    let address = |ip| format!("{ip}/24").parse().unwrap();
+    Report {
+        server,
+        boot: 1,
+        sequence: 1,
+        name: server.to_string(),
+        links: vec![Link {
+            mac: mac_of(slot),
+            addresses: vec![address(own)],
+        }],
+        services: vec![ServiceReport {
+            name: "www".into(),
+            ports: vec![PortRange {
+                protocol: 6,
+                first: 70,
+                last: 80,
+            }],
+            healthy: true,
+            capacity: 100,
+            load: 0,
+            cost: cost_of(100),
+        }],
+        identities: vec![IdentityReport {
+            address: address(identity),
+            home: server,
+        }],
+        draining: false,
+        leaving: false,
+    }
+}
