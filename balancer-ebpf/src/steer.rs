@@ -43,6 +43,8 @@ pub fn fate(frame: &XdpFrame) -> Fate {
     let Some(service) = service_of(&packet) else {
         return local(0, |counters| &mut counters.not_ours);
     };
+    #[cfg(feature = "packet-log")]
+    log_packet(frame, &packet);
     let passage = Passage {
         frame,
         packet,
@@ -54,6 +56,22 @@ pub fn fate(frame: &XdpFrame) -> Fate {
         None if passage.packet.opens() => passage.first_packet(),
         None => passage.second_packet(),
     }
+}
+
+/// A line in the daemon's log. For debugging: it costs more than all else here.
+#[cfg(feature = "packet-log")]
+#[inline(always)]
+fn log_packet(frame: &XdpFrame, packet: &Packet) {
+    let flow = &packet.flow;
+    aya_log_ebpf::info!(
+        frame.ctx(),
+        "{:i}:{} -> {:i}:{} flags {:x}",
+        u32::from_be(v4_of(&flow.client)),
+        flow.client_port,
+        u32::from_be(v4_of(&flow.identity)),
+        flow.port,
+        packet.flags
+    );
 }
 
 /// Index into `SERVICES` of the service that the packet is for.

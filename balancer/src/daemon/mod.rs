@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 
 use self::prepare::Prepared;
 use self::running::Running;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::datapath::Mode;
 use crate::datapath::host::Host;
 
@@ -22,6 +22,8 @@ use crate::datapath::host::Host;
 pub struct Options {
     /// File and flags.
     pub config: Config,
+    /// Reads file and flags again.
+    pub read: Box<dyn Fn() -> Result<Config, ConfigError>>,
     /// How to attach.
     pub mode: Mode,
     /// Where maps and links are pinned.

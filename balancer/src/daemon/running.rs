@@ -53,6 +53,7 @@ pub struct Running {
 struct Inputs {
     monitor: Monitor,
     probed: mpsc::Receiver<(ServerId, bool)>,
+    hang_up: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
@@ -64,14 +65,15 @@ impl Running {
     ///
     /// `Err` where it could not start: some of it is done, and the journal knows what. `Ok(Err)` where it failed later.
     pub async fn run(prepared: &mut Prepared) -> Result<Result<()>> {
-        let (probed, probes) = mpsc::channel(64);
+        let (answers, probed) = mpsc::channel(64);
         let mut inputs = Inputs {
             monitor: Monitor::start(&prepared.options.config.services),
-            probed: probes,
+            probed,
+            hang_up: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         };
-        let mut running = Self::start(prepared, probed).await?;
+        let mut running = Self::start(prepared, answers).await?;
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let end = running.live(prepared, &mut inputs).await;
@@ -169,6 +171,15 @@ impl Running {
                     self.report(prepared)?;
                 }
                 Some((id, answered)) = inputs.probed.recv() => self.on_probed(prepared, id, answered).await?,
+                _ = inputs.hang_up.recv() => match self.reload(prepared) {
+                    Ok(checks_differ) => {
+                        if checks_differ {
+                            inputs.monitor = Monitor::start(&prepared.options.config.services);
+                        }
+                        log::info!("SIGHUP: the configuration is in effect");
+                    }
+                    Err(error) => log::error!("SIGHUP: nothing has changed: {error:#}"),
+                },
                 _ = inputs.terminate.recv() => return Ok("SIGTERM"),
                 _ = inputs.interrupt.recv() => return Ok("SIGINT"),
             }
@@ -352,6 +363,19 @@ impl Running {
             .iter()
             .map(|(interface, _)| interface)
             .find(on_link)
+    }
+
+    /// Puts the configuration into effect as it reads now, if it differs only in what can change while running. `true`: the
+    /// checks of services do.
+    fn reload(&mut self, prepared: &mut Prepared) -> Result<bool> {
+        let new = (prepared.options.read)()?;
+        prepared.options.config.may_become(&new)?;
+        let checks_differ = self.services.reconfigure(&new);
+        prepared.exchange.set_period(new.exchange.period);
+        self.settings.timeout_ns = new.exchange.timeout().as_nanos() as u64;
+        prepared.options.config = new;
+        self.write_settings()?;
+        Ok(checks_differ)
     }
 
     /// Samples own load into the maps, and tells the exchange how this server is.
