@@ -74,6 +74,10 @@ pub struct FlowKey {
     pub padding: [u8; 3],
 }
 
+/// A first packet within this time of the last packet of its flow, in nanoseconds, is a repetition; after it, a new flow that
+/// happens to have the same ports. As long as Linux' TIME-WAIT.
+pub const SAME_FLOW_NS: u64 = 60_000_000_000;
+
 /// Where a steered flow goes. Value of `HALF_OPEN` and `FLOWS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

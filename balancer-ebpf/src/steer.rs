@@ -11,6 +11,7 @@ use balancer_common::decide::{self, Candidate, Own, Peers, Search, Verdict};
 use balancer_common::hash::flow_hash;
 use balancer_common::types::{
     Address, Connections, Counters, FOREIGN, Flow, HELD, MAX_SERVICES, PEER_ALIVE, Peer,
+    SAME_FLOW_NS,
 };
 use balancer_common::wire::{self, Packet};
 
@@ -20,10 +21,6 @@ use crate::maps::{
     PORTS, SERVICES, SETTINGS,
 };
 use crate::packet::XdpFrame;
-
-/// A first packet repeats its flow's last one if it comes within this time; after it the flow is a new one. Longer than
-/// Linux' last but one SYN repeat (31 s) and as long as its TIME-WAIT.
-const SAME_FLOW_NS: u64 = 60_000_000_000;
 
 /// What becomes of a packet.
 pub enum Fate {

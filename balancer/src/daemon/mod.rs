@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use self::prepare::Prepared;
 use self::running::Running;
 use crate::config::{Config, ConfigError};
+use crate::control::Answer;
 use crate::datapath::Mode;
 use crate::datapath::host::Host;
 
@@ -49,13 +50,23 @@ pub async fn run(options: Options) -> Result<()> {
     let mut prepared = Prepared::new(options).await?;
     let adopted = prepared.host.has_adopted();
     match Running::run(&mut prepared).await {
-        Ok(end) if persist => {
-            log::info!("everything is left in place (--persist); new flows stay here until balancer is back");
-            end
-        }
-        Ok(end) => {
-            let restored = prepared.host.restore().await;
-            end.and(restored.context("not everything on this host is as it was before"))
+        Ok(waiting) => {
+            let restored = if persist && waiting.is_none() {
+                log::info!("everything is left in place (--persist); new flows stay here until balancer is back");
+                Ok(())
+            } else {
+                let restored = prepared.host.restore().await;
+                restored.context("not everything on this host is as it was before")
+            };
+            if let Some(waiting) = waiting {
+                let answer = match &restored {
+                    Ok(()) => Answer::Done,
+                    Err(error) => Answer::Refused(format!("{error:#}")),
+                };
+                let _ = waiting.send(answer);
+            }
+            prepared.control.finish().await;
+            restored
         }
         Err(error) if adopted => Err(error.context(
             "cannot take over what the balancer before this one left in place, which goes on as it was \

@@ -1,18 +1,20 @@
 //! The daemon's life: events of the exchange, of health checks, of commands and of time go into the maps.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use balancer_common::types::Settings;
+use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::prepare::Prepared;
 use super::report;
 use super::services::Services;
-use crate::cluster::{Event, Link, OwnState, ServerId, Status, Timestamp};
+use crate::cluster::{Event, Link, OwnState, Report, ServerId, Status, Timestamp};
 use crate::control::{Answer, Question, Request};
 use crate::datapath::host::{Change, arp};
 use crate::datapath::interface::{Interface, XdpState};
@@ -59,12 +61,12 @@ struct Inputs {
 }
 
 impl Running {
-    /// Attaches, and runs until a signal or a command ends it.
+    /// Attaches, and runs until a signal or a command ends it. Returns whom to tell when everything is undone.
     ///
     /// # Errors
     ///
-    /// `Err` where it could not start: some of it is done, and the journal knows what. `Ok(Err)` where it failed later.
-    pub async fn run(prepared: &mut Prepared) -> Result<Result<()>> {
+    /// It could not start: some of it is done, and the journal knows what.
+    pub async fn run(prepared: &mut Prepared) -> Result<Option<oneshot::Sender<Answer>>> {
         let (answers, probed) = mpsc::channel(64);
         let mut inputs = Inputs {
             monitor: Monitor::start(&prepared.options.config.services),
@@ -76,15 +78,12 @@ impl Running {
         let mut running = Self::start(prepared, answers).await?;
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let end = running.live(prepared, &mut inputs).await;
-        match &end {
-            Ok(why) => log::info!("{why}: ending"),
-            Err(error) => log::error!("ending: {error:#}"),
-        }
+        let waiting = running.live(prepared, &mut inputs).await;
+        log::info!("ending");
         if !prepared.options.persist {
             prepared.exchange.goodbye().await;
         }
-        Ok(end.map(|_| ()))
+        Ok(waiting)
     }
 
     async fn start(
@@ -100,7 +99,7 @@ impl Running {
         let now = clock::monotonic();
         let config = &prepared.options.config;
         let services = Services::start(&mut datapath.maps, config, now)?;
-        let held = prepared.identities.iter().map(ipnet::IpNet::addr).collect();
+        let held = prepared.identities.iter().map(IpNet::addr).collect();
         let table = PeerTable::adopt(
             &mut datapath.maps,
             held,
@@ -154,35 +153,51 @@ impl Running {
         self.write_settings()
     }
 
-    async fn live(&mut self, prepared: &mut Prepared, inputs: &mut Inputs) -> Result<&'static str> {
+    async fn live(
+        &mut self,
+        prepared: &mut Prepared,
+        inputs: &mut Inputs,
+    ) -> Option<oneshot::Sender<Answer>> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                event = prepared.exchange.next() => self.on_event(prepared, event).await?,
-                _ = tick.tick() => self.on_tick(prepared).await?,
-                question = prepared.control.next() => {
-                    if self.on_question(prepared, question)? {
-                        return Ok("detached from the last interface");
-                    }
-                }
+            let (topic, result) = tokio::select! {
+                event = prepared.exchange.next() => ("peers", self.on_event(prepared, event).await),
+                _ = tick.tick() => ("own load", self.on_tick(prepared).await),
                 change = inputs.monitor.changed() => {
                     self.services.set_health(change);
-                    self.report(prepared)?;
+                    ("own load", self.report(prepared))
                 }
-                Some((id, answered)) = inputs.probed.recv() => self.on_probed(prepared, id, answered).await?,
-                _ = inputs.hang_up.recv() => match self.reload(prepared) {
-                    Ok(checks_differ) => {
-                        if checks_differ {
-                            inputs.monitor = Monitor::start(&prepared.options.config.services);
-                        }
-                        log::info!("SIGHUP: the configuration is in effect");
-                    }
-                    Err(error) => log::error!("SIGHUP: nothing has changed: {error:#}"),
+                Some((id, answered)) = inputs.probed.recv() => {
+                    ("peers", self.on_probed(prepared, id, answered).await)
+                }
+                question = prepared.control.next() => match self.on_question(prepared, question) {
+                    None => continue,
+                    Some(waiting) => return Some(waiting),
                 },
-                _ = inputs.terminate.recv() => return Ok("SIGTERM"),
-                _ = inputs.interrupt.recv() => return Ok("SIGINT"),
+                _ = inputs.hang_up.recv() => {
+                    self.on_hang_up(prepared, inputs);
+                    continue;
+                }
+                _ = inputs.terminate.recv() => return None,
+                _ = inputs.interrupt.recv() => return None,
+            };
+            // What is in the maps is better than no balancer: it goes on.
+            if let Err(error) = result {
+                self.warn(topic, &format!("{error:#}"));
             }
+        }
+    }
+
+    fn on_hang_up(&mut self, prepared: &mut Prepared, inputs: &mut Inputs) {
+        match self.reload(prepared) {
+            Ok(checks_differ) => {
+                if checks_differ {
+                    inputs.monitor = Monitor::start(&prepared.options.config.services);
+                }
+                log::info!("SIGHUP: the configuration is in effect");
+            }
+            Err(error) => log::error!("SIGHUP: nothing has changed: {error:#}"),
         }
     }
 
@@ -204,8 +219,13 @@ impl Running {
                 if self.settings.peers != self.table.count() {
                     self.write_settings()?;
                 }
+                let (name, held) = (
+                    peer.report.name.clone(),
+                    held_by_both(&peer.report, &prepared.identities),
+                );
                 if moved {
                     self.set_foreign(prepared).await;
+                    self.warn_of_shared_identities(&name, &held);
                 }
             }
             Event::Changed { id, from, to } => {
@@ -255,22 +275,39 @@ impl Running {
         Ok(())
     }
 
-    /// Answers a command. `true`: that was the last interface.
-    fn on_question(&mut self, prepared: &Prepared, question: Question) -> Result<bool> {
-        let mut last = false;
-        let answer = match question.request {
-            Request::Status => Answer::Status(Box::new(report::status(self, prepared)?)),
-            Request::Detach(names) => match self.detach(prepared, &names) {
-                Ok(()) => {
-                    last = self.interfaces.is_empty();
-                    Answer::Done
-                }
-                Err(error) => Answer::Refused(format!("{error:#}")),
-            },
+    fn warn_of_shared_identities(&mut self, peer: &str, held: &[IpAddr]) {
+        let topic = format!("identities of {peer}");
+        if held.is_empty() {
+            self.warnings.remove(&topic);
+            return;
+        }
+        let held: Vec<_> = held.iter().map(ToString::to_string).collect();
+        let text = format!(
+            "{} is this server's, too: two servers must not have one address",
+            held.join(", ")
+        );
+        self.warn(&topic, &text);
+    }
+
+    /// Answers a command. To who detached the last interface the answer is due when everything is undone.
+    fn on_question(
+        &mut self,
+        prepared: &Prepared,
+        question: Question,
+    ) -> Option<oneshot::Sender<Answer>> {
+        let result = match question.request {
+            Request::Status => {
+                report::status(self, prepared).map(|status| Answer::Status(Box::new(status)))
+            }
+            Request::Detach(names) => self.detach(prepared, &names).map(|()| Answer::Done),
         };
+        if result.is_ok() && self.interfaces.is_empty() {
+            return Some(question.answer);
+        }
+        let answer = result.unwrap_or_else(|error| Answer::Refused(format!("{error:#}")));
         // Who doesn't wait for the answer doesn't want it.
         let _ = question.answer.send(answer);
-        Ok(last)
+        None
     }
 
     fn detach(&mut self, prepared: &Prepared, names: &[String]) -> Result<()> {
@@ -330,19 +367,19 @@ impl Running {
         let address = prepared.exchange.cluster().peer(id).and_then(|peer| {
             let addresses = peer.report.links.iter().flat_map(|link| &link.addresses);
             addresses
-                .map(ipnet::IpNet::addr)
+                .map(IpNet::addr)
                 .find(|address| self.on_link(*address).is_some())
         });
         self.spawn_probe(id, address);
     }
 
-    fn spawn_probe(&self, id: ServerId, address: Option<std::net::IpAddr>) {
+    fn spawn_probe(&self, id: ServerId, address: Option<IpAddr>) {
         let interface = address.and_then(|address| self.on_link(address)).cloned();
         let probed = self.probed.clone();
         tokio::spawn(async move {
             let answered = match (interface, address) {
-                (Some(interface), Some(std::net::IpAddr::V4(target))) => {
-                    let unspecified = std::net::Ipv4Addr::UNSPECIFIED;
+                (Some(interface), Some(IpAddr::V4(target))) => {
+                    let unspecified = Ipv4Addr::UNSPECIFIED;
                     arp::probe(interface.index, interface.mac, unspecified, target, PROBE).await
                 }
                 _ => Ok(None),
@@ -356,7 +393,7 @@ impl Running {
         });
     }
 
-    fn on_link(&self, address: std::net::IpAddr) -> Option<&Interface> {
+    fn on_link(&self, address: IpAddr) -> Option<&Interface> {
         let on_link =
             |interface: &&Interface| interface.addresses.iter().any(|net| net.contains(&address));
         self.interfaces
@@ -434,6 +471,17 @@ impl Running {
             self.warnings.insert(topic.to_owned(), text);
         }
     }
+}
+
+/// Identities that a peer reports and this server has as well.
+fn held_by_both(report: &Report, own: &[IpNet]) -> Vec<IpAddr> {
+    let reported = report
+        .identities
+        .iter()
+        .map(|identity| identity.address.addr());
+    reported
+        .filter(|address| own.iter().any(|own| own.addr() == *address))
+        .collect()
 }
 
 fn id_text(id: ServerId) -> String {
