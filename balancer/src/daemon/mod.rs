@@ -1,12 +1,14 @@
 //! The daemon: brings everything up, keeps it in step with the cluster, takes everything down again.
 //!
-//! `prepare` checks and opens what it needs, `running` is its life, `services` what it knows of its services, `report` what
-//! it tells of itself.
+//! `prepare` checks and opens what it needs, `start` brings it up, `running` is its life; `services` is what it knows of its
+//! services, `probes` how it finds out whether a silent peer's host lives, `report` what it tells of itself.
 
 mod prepare;
+mod probes;
 mod report;
 mod running;
 mod services;
+mod start;
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! The daemon's life: events of the exchange, of health checks, of commands and of time go into the maps.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -16,10 +16,9 @@ use super::report;
 use super::services::Services;
 use crate::cluster::{Event, Link, OwnState, Report, ServerId, Status, Timestamp};
 use crate::control::{Answer, Question, Request};
-use crate::datapath::host::{Change, arp};
 use crate::datapath::interface::{Interface, XdpState};
 use crate::datapath::peers::PeerTable;
-use crate::datapath::{self, Datapath, own};
+use crate::datapath::{self, Datapath};
 use crate::exchange::clock;
 use crate::health::Monitor;
 
@@ -28,9 +27,6 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How often what failed, or what may change without notice, is looked at again.
 const REVIEW: Duration = Duration::from_secs(1);
-
-/// How long a host may take to answer a probe.
-const PROBE: Duration = Duration::from_millis(200);
 
 /// A daemon that is attached.
 pub struct Running {
@@ -41,14 +37,14 @@ pub struct Running {
     pub(super) started: Timestamp,
     /// What an operator should know of, by what it is about.
     pub(super) warnings: BTreeMap<String, String>,
-    settings: Settings,
+    pub(super) settings: Settings,
     /// Where probes send their results.
-    probed: mpsc::Sender<(ServerId, bool)>,
+    pub(super) probed: mpsc::Sender<(ServerId, bool)>,
     /// Peers' addresses are not all as they should be on this host.
-    foreign_pending: bool,
+    pub(super) foreign_pending: bool,
     /// Peers that a predecessor knew have had the time to report.
-    adopted_judged: bool,
-    reviewed: Timestamp,
+    pub(super) adopted_judged: bool,
+    pub(super) reviewed: Timestamp,
 }
 
 /// What the daemon waits for, beside the exchange, commands and time.
@@ -84,73 +80,6 @@ impl Running {
             prepared.exchange.goodbye().await;
         }
         Ok(waiting)
-    }
-
-    async fn start(
-        prepared: &mut Prepared,
-        probed: mpsc::Sender<(ServerId, bool)>,
-    ) -> Result<Self> {
-        prepared.make_pin_dir()?;
-        let pin_dir = prepared.options.pin_dir.clone();
-        for pin in datapath::pins(&pin_dir, &prepared.interfaces) {
-            prepared.host.record(Change::Pinned(pin))?;
-        }
-        let mut datapath = Datapath::load(&pin_dir)?;
-        let now = clock::monotonic();
-        let config = &prepared.options.config;
-        let services = Services::start(&mut datapath.maps, config, now)?;
-        let held = prepared.identities.iter().map(IpNet::addr).collect();
-        let table = PeerTable::adopt(
-            &mut datapath.maps,
-            held,
-            prepared.interfaces.clone(),
-            config.services.clone(),
-        )?;
-        let settings = own::settings(&datapath.maps, config.exchange.timeout(), table.count())?;
-        let mut running = Self {
-            datapath,
-            interfaces: Vec::new(),
-            table,
-            services,
-            started: now,
-            warnings: BTreeMap::new(),
-            settings,
-            probed,
-            foreign_pending: false,
-            adopted_judged: false,
-            reviewed: now,
-        };
-        running.attach(prepared).await?;
-        Ok(running)
-    }
-
-    async fn attach(&mut self, prepared: &mut Prepared) -> Result<()> {
-        let names: Vec<_> = prepared
-            .interfaces
-            .iter()
-            .map(|interface| interface.name.clone())
-            .collect();
-        prepared.host.accept_steered(&names).await?;
-        if !prepared.options.config.server.identities.is_empty() {
-            let index = prepared.interfaces[0].index;
-            prepared
-                .host
-                .add_identities(index, &prepared.identities)
-                .await?;
-        }
-        self.datapath.count_connections()?;
-        self.report(prepared)?;
-        self.write_settings()?;
-        for interface in &prepared.interfaces {
-            let state = self.datapath.attach(interface, prepared.options.mode)?;
-            log::info!("attached to {} in {} mode", interface.name, state.name());
-            // In native mode XDP_TX needs a program at the other end of a veth pair; a redirect doesn't.
-            if interface.veth && state == XdpState::Native {
-                self.settings.redirect = 1;
-            }
-            self.interfaces.push((interface.clone(), state));
-        }
-        self.write_settings()
     }
 
     async fn live(
@@ -337,69 +266,11 @@ impl Running {
         Ok(())
     }
 
-    async fn on_probed(
-        &mut self,
-        prepared: &mut Prepared,
-        id: ServerId,
-        answered: bool,
-    ) -> Result<()> {
-        if prepared.exchange.cluster().peer(id).is_some() {
-            prepared.exchange.probe_result(id, answered);
-        } else if !answered {
-            log::info!(
-                "peer {}, known to the balancer before this one, is dead",
-                id_text(id)
-            );
-            self.forget(prepared, id).await?;
-        }
-        Ok(())
-    }
-
-    async fn forget(&mut self, prepared: &mut Prepared, id: ServerId) -> Result<()> {
+    pub(super) async fn forget(&mut self, prepared: &mut Prepared, id: ServerId) -> Result<()> {
         self.table.forget(&mut self.datapath.maps, id)?;
         self.write_settings()?;
         self.set_foreign(prepared).await;
         Ok(())
-    }
-
-    /// Asks by ARP, on the link that the peer shares with this server, whether its host lives.
-    fn probe(&self, prepared: &Prepared, id: ServerId) {
-        let address = prepared.exchange.cluster().peer(id).and_then(|peer| {
-            let addresses = peer.report.links.iter().flat_map(|link| &link.addresses);
-            addresses
-                .map(IpNet::addr)
-                .find(|address| self.on_link(*address).is_some())
-        });
-        self.spawn_probe(id, address);
-    }
-
-    fn spawn_probe(&self, id: ServerId, address: Option<IpAddr>) {
-        let interface = address.and_then(|address| self.on_link(address)).cloned();
-        let probed = self.probed.clone();
-        tokio::spawn(async move {
-            let answered = match (interface, address) {
-                (Some(interface), Some(IpAddr::V4(target))) => {
-                    let unspecified = Ipv4Addr::UNSPECIFIED;
-                    arp::probe(interface.index, interface.mac, unspecified, target, PROBE).await
-                }
-                _ => Ok(None),
-            };
-            let answered = answered.unwrap_or_else(|error| {
-                log::warn!("cannot probe the host of peer {}: {error}", id_text(id));
-                None
-            });
-            // The daemon has ended meanwhile if nobody receives this.
-            let _ = probed.send((id, answered.is_some())).await;
-        });
-    }
-
-    fn on_link(&self, address: IpAddr) -> Option<&Interface> {
-        let on_link =
-            |interface: &&Interface| interface.addresses.iter().any(|net| net.contains(&address));
-        self.interfaces
-            .iter()
-            .map(|(interface, _)| interface)
-            .find(on_link)
     }
 
     /// Puts the configuration into effect as it reads now, if it differs only in what can change while running. `true`: the
@@ -416,7 +287,7 @@ impl Running {
     }
 
     /// Samples own load into the maps, and tells the exchange how this server is.
-    fn report(&mut self, prepared: &mut Prepared) -> Result<()> {
+    pub(super) fn report(&mut self, prepared: &mut Prepared) -> Result<()> {
         let services = self
             .services
             .sample(&mut self.datapath.maps, clock::monotonic())?;
@@ -454,7 +325,7 @@ impl Running {
         }
     }
 
-    fn write_settings(&mut self) -> Result<()> {
+    pub(super) fn write_settings(&mut self) -> Result<()> {
         self.settings.peers = self.table.count();
         self.datapath
             .maps
