@@ -74,6 +74,10 @@ pub struct FlowKey {
     pub padding: [u8; 3],
 }
 
+/// A first packet within this time of the last packet of its flow, in nanoseconds, is a repetition; after it, a new flow that
+/// happens to have the same ports. As long as Linux' TIME-WAIT.
+pub const SAME_FLOW_NS: u64 = 60_000_000_000;
+
 /// Where a steered flow goes. Value of `HALF_OPEN` and `FLOWS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -217,7 +221,7 @@ pub const fn cost_of(capacity: u32) -> u32 {
 /// The counters are read one after another while others write them, so that a difference may come out negative.
 #[inline(always)]
 const fn at_least_zero(difference: u64) -> u64 {
-    if (difference as i64) < 0 {
+    if difference.cast_signed() < 0 {
         0
     } else {
         difference

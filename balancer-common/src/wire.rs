@@ -23,8 +23,8 @@ pub trait Frame {
     /// The `N` bytes at `offset`, unless the frame ends before them.
     fn header<const N: usize>(&self, offset: usize) -> Option<Self::Header<'_, N>>;
 
-    /// Length of the frame in bytes.
-    fn len(&self) -> usize;
+    /// Bytes of the frame.
+    fn size(&self) -> usize;
 }
 
 /// Bytes that are there. A field past their end does not compile.
@@ -108,7 +108,7 @@ impl Packet {
             return Err(Odd::BadHeader);
         }
         // A short frame is padded to 60 bytes: it may be longer than the packet, not shorter.
-        if at + length > frame.len() {
+        if at + length > frame.size() {
             return Err(Odd::Truncated);
         }
         let addresses = (Address::v4(ip.u32::<12>()), Address::v4(ip.u32::<16>()));
@@ -153,10 +153,10 @@ const TCP_LEN: usize = 20;
 #[inline(always)]
 pub fn source_mac(frame: &impl Frame) -> Option<Mac> {
     let ethernet = frame.header::<ETHERNET_LEN>(0)?;
-    let [a, b] = ethernet.u16::<6>().to_be_bytes();
-    let [c, d, e, f] = ethernet.u32::<8>().to_be_bytes();
+    let [first, second] = ethernet.u16::<6>().to_be_bytes();
+    let [third, fourth, fifth, sixth] = ethernet.u32::<8>().to_be_bytes();
     Some(Mac {
-        octets: [a, b, c, d, e, f],
+        octets: [first, second, third, fourth, fifth, sixth],
         padding: [0; 2],
     })
 }
@@ -168,8 +168,8 @@ impl Frame for [u8] {
         self.get(offset..)?.first_chunk()
     }
 
-    fn len(&self) -> usize {
-        <[u8]>::len(self)
+    fn size(&self) -> usize {
+        self.len()
     }
 }
 

@@ -23,7 +23,7 @@ pub static PORTS: Array<Port, 65_536> = Array::new();
 pub static SERVICES: Array<Service, SERVICE_SLOTS> = Array::new();
 
 #[btf_map]
-pub static IDENTITIES: HashMap<Address, Identity, 4096> = HashMap::new();
+pub static IDENTITIES: HashMap<Address, Identity, 16_384> = HashMap::new();
 
 #[btf_map]
 pub static PEERS: Array<Peer, PEER_SLOTS> = Array::new();

@@ -62,7 +62,7 @@ impl Frame for XdpFrame<'_> {
     }
 
     #[inline(always)]
-    fn len(&self) -> usize {
+    fn size(&self) -> usize {
         self.ctx.data_end() - self.ctx.data()
     }
 }

@@ -11,6 +11,7 @@ use balancer_common::decide::{self, Candidate, Own, Peers, Search, Verdict};
 use balancer_common::hash::flow_hash;
 use balancer_common::types::{
     Address, Connections, Counters, FOREIGN, Flow, HELD, MAX_SERVICES, PEER_ALIVE, Peer,
+    SAME_FLOW_NS,
 };
 use balancer_common::wire::{self, Packet};
 
@@ -20,10 +21,6 @@ use crate::maps::{
     PORTS, SERVICES, SETTINGS,
 };
 use crate::packet::XdpFrame;
-
-/// A first packet repeats its flow's last one if it comes within this time; after it the flow is a new one. Longer than
-/// Linux' last but one SYN repeat (31 s) and as long as its TIME-WAIT.
-const SAME_FLOW_NS: u64 = 60_000_000_000;
 
 /// What becomes of a packet.
 pub enum Fate {
@@ -43,6 +40,8 @@ pub fn fate(frame: &XdpFrame) -> Fate {
     let Some(service) = service_of(&packet) else {
         return local(0, |counters| &mut counters.not_ours);
     };
+    #[cfg(feature = "packet-log")]
+    log_packet(frame, &packet);
     let passage = Passage {
         frame,
         packet,
@@ -54,6 +53,22 @@ pub fn fate(frame: &XdpFrame) -> Fate {
         None if passage.packet.opens() => passage.first_packet(),
         None => passage.second_packet(),
     }
+}
+
+/// A line in the daemon's log. For debugging: it costs more than all else here.
+#[cfg(feature = "packet-log")]
+#[inline(always)]
+fn log_packet(frame: &XdpFrame, packet: &Packet) {
+    let flow = &packet.flow;
+    aya_log_ebpf::info!(
+        frame.ctx(),
+        "{:i}:{} -> {:i}:{} flags {:x}",
+        u32::from_be(v4_of(&flow.client)),
+        flow.client_port,
+        u32::from_be(v4_of(&flow.identity)),
+        flow.port,
+        packet.flags
+    );
 }
 
 /// Index into `SERVICES` of the service that the packet is for.

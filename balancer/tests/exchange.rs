@@ -158,7 +158,9 @@ fn meet_and_part(lab: &Lab, address: &str) {
     assert_eq!(one.exchange.counters().own, 0, "a group doesn't loop back");
 
     let Server {
-        runtime, exchange, ..
+        runtime,
+        mut exchange,
+        ..
     } = two;
     runtime.block_on(exchange.goodbye());
     run(&mut [&mut one], 1);

@@ -7,7 +7,9 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use super::Instance;
-use crate::config::{CliOverrides, Config, Identity, InterfaceName, Name, ServiceSpec};
+use crate::config::{
+    CliOverrides, Config, ConfigError, Identity, InterfaceName, Name, ServiceSpec,
+};
 use crate::daemon;
 use crate::datapath::Mode;
 
@@ -46,18 +48,24 @@ pub struct Attach {
 impl Attach {
     pub fn run(self, instance: Instance) -> Result<()> {
         init_log();
-        let file = self
-            .config
-            .map_or_else(|| Ok(Config::default()), |path| Config::load(&path))?;
-        let config = file.override_with(CliOverrides {
+        let flags = CliOverrides {
             name: self.name,
             interfaces: self.interfaces,
             services: self.services,
             identities: self.identities,
             keys: self.key.into_iter().collect(),
-        })?;
+        };
+        let file = self.config;
+        let read = move || -> Result<Config, ConfigError> {
+            let config = match &file {
+                Some(path) => Config::load(path)?,
+                None => Config::default(),
+            };
+            config.override_with(flags.clone())
+        };
         let options = daemon::Options {
-            config,
+            config: read()?,
+            read: Box::new(read),
             mode: self.mode,
             pin_dir: instance.pin_dir,
             control: instance.control,

@@ -1,6 +1,5 @@
 //! `balancer explain`.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use anyhow::{Result, bail};
@@ -42,28 +41,9 @@ impl Explain {
             bail!("balancer leaves IPv6 alone as yet: such a packet goes to the local stack");
         }
         let maps = Maps::open(&instance.pin_dir)?;
-        // Without a daemon there are no names; the maps hold ids.
-        let names: HashMap<String, String> = instance
-            .status()
-            .map(|status| {
-                status
-                    .peers
-                    .into_iter()
-                    .map(|peer| (peer.id, peer.name))
-                    .collect()
-            })
-            .unwrap_or_default();
-        let name = |id: u64| {
-            let id = format!("{id:016x}");
-            names.get(&id).cloned().unwrap_or(id)
-        };
-        let explanation = explain(
-            &maps,
-            clock::monotonic(),
-            self.source,
-            self.destination,
-            name,
-        )?;
+        let names = instance.peer_names();
+        let now = clock::monotonic();
+        let explanation = explain(&maps, now, self.source, self.destination, |id| names.of(id))?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&explanation)?);
         } else {

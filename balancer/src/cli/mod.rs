@@ -4,16 +4,20 @@ mod attach;
 mod check_config;
 mod detach;
 mod explain;
+mod flows;
 mod keygen;
 mod peers;
+mod services;
 mod status;
 mod table;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
+use crate::cluster::ServerId;
 use crate::control::{self, Answer, Request, status::Status};
 
 /// Peer-to-peer load balancer: every server runs it, and new connections go to the least loaded.
@@ -59,6 +63,10 @@ enum Command {
     Status(status::StatusCommand),
     /// The other servers
     Peers(peers::Peers),
+    /// This server's services
+    Services(services::Services),
+    /// The flows that this server steers to peers
+    Flows(flows::Flows),
     /// What becomes of a new connection, step by step
     Explain(explain::Explain),
     /// Make a cluster key
@@ -71,16 +79,29 @@ impl Cli {
     /// Does what was asked for.
     pub fn run(self) -> Result<()> {
         let instance = self.instance;
+        if !matches!(self.command, Command::Attach(_)) {
+            end_with_the_reader();
+        }
         match self.command {
             Command::Attach(command) => command.run(instance),
             Command::Detach(command) => command.run(&instance),
             Command::Status(command) => command.run(&instance),
             Command::Peers(command) => command.run(&instance),
+            Command::Services(command) => command.run(&instance),
+            Command::Flows(command) => command.run(&instance),
             Command::Explain(command) => command.run(&instance),
             Command::Keygen(command) => command.run(),
             Command::CheckConfig(command) => command.run(),
         }
     }
+}
+
+/// Lets `balancer ... | head` end as other commands do. The daemon must survive a reader of its log.
+fn end_with_the_reader() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: the default action is no handler that could do anything wrong.
+    let result = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    debug_assert!(result.is_ok(), "SIGPIPE may be reset");
 }
 
 impl Instance {
@@ -101,5 +122,22 @@ impl Instance {
                 self.control.display()
             ),
         }
+    }
+
+    /// The peers' names. Without a daemon there are none, and ids must do.
+    fn peer_names(&self) -> PeerNames {
+        let peers = self.status().map(|status| status.peers).unwrap_or_default();
+        PeerNames(peers.into_iter().map(|peer| (peer.id, peer.name)).collect())
+    }
+}
+
+/// Names of peers by their ids.
+struct PeerNames(HashMap<String, String>);
+
+impl PeerNames {
+    /// The name of the peer with this id, or the id itself.
+    fn of(&self, id: u64) -> String {
+        let id = ServerId(id).to_string();
+        self.0.get(&id).cloned().unwrap_or(id)
     }
 }

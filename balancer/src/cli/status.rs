@@ -3,9 +3,9 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::table::{counters, duration, percent, table};
-use super::{Instance, peers};
-use crate::control::status::{Service, Status};
+use super::table::{counters, duration, percent};
+use super::{Instance, peers, services};
+use crate::control::status::Status;
 
 /// This server: load, services, peers, counters
 #[derive(Args)]
@@ -49,15 +49,7 @@ fn text(status: &Status) -> String {
     for warning in &status.warnings {
         text += &format!("WARNING: {warning}\n");
     }
-    let head = [
-        "service", "ports", "load", "conns", "new", "capacity", "cpu", "overload", "margin",
-        "policy", "health",
-    ];
-    let rows: Vec<_> = status.services.iter().map(row).collect();
-    text += &format!(
-        "\nservices\n{}",
-        table(&head, &rows, &[2, 3, 4, 5, 6, 7, 8])
-    );
+    text += &format!("\nservices\n{}", services::text(&status.services));
     text += &format!("\npeers\n{}", peers::text(&status.peers));
     text += "\npackets\n";
     for service in &status.services {
@@ -66,24 +58,4 @@ fn text(status: &Status) -> String {
     text += &format!("  other: {}\n", counters(&status.packets));
     text += &format!("\nexchange\n  {}\n", counters(&status.exchange));
     text
-}
-
-fn row(service: &Service) -> Vec<String> {
-    let health = match (service.healthy, service.health.as_str()) {
-        (true, _) => "ok".to_owned(),
-        (false, reason) => format!("DOWN: {reason}"),
-    };
-    vec![
-        service.name.clone(),
-        service.ports.join(" "),
-        percent(service.load),
-        service.connections.to_string(),
-        service.pending.to_string(),
-        service.capacity.to_string(),
-        percent(service.load_cpu),
-        percent(service.overload),
-        percent(service.margin),
-        service.policy.clone(),
-        health,
-    ]
 }

@@ -1,6 +1,7 @@
 //! Tables and numbers for people.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Lines of columns that line up. `right` names the columns that hold numbers.
 pub fn table(head: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
@@ -16,11 +17,11 @@ pub fn table(head: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
         let mut line = String::new();
         for (column, cell) in cells.into_iter().enumerate() {
             let width = widths[column];
-            line += &if right.contains(&column) {
-                format!("{cell:>width$}  ")
+            if right.contains(&column) {
+                line += &format!("{cell:>width$}  ");
             } else {
-                format!("{cell:<width$}  ")
-            };
+                line += &format!("{cell:<width$}  ");
+            }
         }
         format!("  {}\n", line.trim_end())
     };
@@ -38,7 +39,7 @@ pub fn percent(basis_points: u32) -> String {
 
 /// A duration, as in `350 ms`, `12.3 s`, `5 min`, `3.2 h`.
 pub fn duration(milliseconds: u64) -> String {
-    let seconds = milliseconds as f64 / 1e3;
+    let seconds = Duration::from_millis(milliseconds).as_secs_f64();
     match milliseconds {
         0..1_000 => format!("{milliseconds} ms"),
         1_000..60_000 => format!("{seconds:.1} s"),

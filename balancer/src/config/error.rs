@@ -25,6 +25,12 @@ pub enum ConfigError {
         /// What is wrong, and what to write instead.
         message: String,
     },
+    /// A running daemon can't change this.
+    #[error("{key} can't change while balancer runs: restart it for that")]
+    Fixed {
+        /// The key.
+        key: &'static str,
+    },
     /// A flag of the command line says something that can't be.
     #[error("{flag}: {message}")]
     Flag {

@@ -147,6 +147,44 @@ impl Config {
         file::parse(text).map_err(|problem| problem.locate(text, origin))
     }
 
+    /// Whether a daemon that runs with this configuration can go on with `new`.
+    ///
+    /// # Errors
+    ///
+    /// Names the first key that differs and can't change while running.
+    pub fn may_become(&self, new: &Self) -> Result<(), ConfigError> {
+        let fixed = |config: &Self| {
+            let services: Vec<_> = config
+                .services
+                .iter()
+                .map(|service| (service.name.clone(), service.ports.clone()))
+                .collect();
+            let exchange = &config.exchange;
+            [
+                ("server", format!("{:?}", config.server)),
+                (
+                    "exchange.group or exchange.peers",
+                    format!("{:?}", exchange.conversation),
+                ),
+                (
+                    "exchange.timeout_periods",
+                    exchange.timeout_periods.to_string(),
+                ),
+                ("exchange.keys", format!("{:?}", exchange.keys)),
+                ("exchange.interface", format!("{:?}", exchange.interface)),
+                ("name or ports of a service", format!("{services:?}")),
+            ]
+        };
+        let differs = fixed(self)
+            .into_iter()
+            .zip(fixed(new))
+            .find(|(old, new)| old != new);
+        match differs {
+            None => Ok(()),
+            Some(((key, _), _)) => Err(ConfigError::Fixed { key }),
+        }
+    }
+
     /// With what the command line says in place of what was.
     pub fn override_with(mut self, flags: CliOverrides) -> Result<Self, ConfigError> {
         if let Some(name) = flags.name {

@@ -18,6 +18,9 @@ overload = "60%"
 margin = "12.5%"
 policy = "least-load"
 
+[load]
+cpu = "40%"
+
 [exchange]
 group = "239.255.99.19:9919"
 period = "250ms"
@@ -62,6 +65,9 @@ fn every_key_has_its_effect() {
             identities: vec!["10.0.0.101/24".parse().unwrap()],
         },
         levels: levels("60%", "12.5%", Policy::LeastLoad),
+        load: Load {
+            cpu: "40%".parse().unwrap(),
+        },
         exchange: Exchange {
             conversation: Conversation::Group("239.255.99.19:9919".parse().unwrap()),
             period: Duration::from_millis(250),
@@ -202,7 +208,7 @@ fn example_shows_the_defaults() {
 fn example_has_every_key() {
     parse(&uncommented(|key| key != "peers")).unwrap();
     parse(&uncommented(|key| key != "group")).unwrap();
-    for section in ["server", "levels", "exchange", "[service]"] {
+    for section in ["server", "levels", "load", "exchange", "[service]"] {
         let unknown = EXAMPLE.replace(
             &format!("[{section}]\n"),
             &format!("[{section}]\nxyzzyxyzzy = 1\n"),

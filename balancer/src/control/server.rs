@@ -1,8 +1,7 @@
 //! The daemon's side.
 
 use std::fs::{self, Permissions};
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::{Answer, Request};
 
@@ -25,6 +25,7 @@ pub struct Server {
     path: PathBuf,
     listener: UnixListener,
     questions: (mpsc::Sender<Question>, mpsc::Receiver<Question>),
+    conversations: JoinSet<()>,
 }
 
 /// A request, and where its answer goes.
@@ -52,11 +53,14 @@ impl Server {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot replace {}", path.display()));
-            }
-            _ => {}
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => fs::remove_file(path)
+                .with_context(|| format!("cannot replace {}", path.display()))?,
+            Ok(_) => bail!(
+                "{} is there and is no socket: name another --control",
+                path.display()
+            ),
+            Err(_) => {}
         }
         let listener = UnixListener::bind(path)
             .with_context(|| format!("cannot listen at {}", path.display()))?;
@@ -66,6 +70,7 @@ impl Server {
             path: path.to_owned(),
             listener,
             questions: mpsc::channel(16),
+            conversations: JoinSet::new(),
         })
     }
 
@@ -74,10 +79,14 @@ impl Server {
         loop {
             tokio::select! {
                 Some(question) = self.questions.1.recv() => return question,
+                Some(_) = self.conversations.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         let questions = self.questions.0.clone();
-                        tokio::spawn(tokio::time::timeout(PATIENCE, serve(stream, questions)));
+                        self.conversations.spawn(async move {
+                            // Who doesn't finish in time, or hangs up, gets nothing.
+                            let _ = tokio::time::timeout(PATIENCE, serve(stream, questions)).await;
+                        });
                     }
                     Err(error) => {
                         log::warn!("the control socket: {error}");
@@ -86,6 +95,16 @@ impl Server {
                 },
             }
         }
+    }
+}
+
+impl Server {
+    /// Gives those who have their answers the time to take them.
+    pub async fn finish(&mut self) {
+        // Requests that nobody will answer any more.
+        self.questions.1.close();
+        while self.questions.1.recv().await.is_some() {}
+        while self.conversations.join_next().await.is_some() {}
     }
 }
 

@@ -1,12 +1,14 @@
 //! The daemon: brings everything up, keeps it in step with the cluster, takes everything down again.
 //!
-//! `prepare` checks and opens what it needs, `running` is its life, `services` what it knows of its services, `report` what
-//! it tells of itself.
+//! `prepare` checks and opens what it needs, `start` brings it up, `running` is its life; `services` is what it knows of its
+//! services, `probes` how it finds out whether a silent peer's host lives, `report` what it tells of itself.
 
 mod prepare;
+mod probes;
 mod report;
 mod running;
 mod services;
+mod start;
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +16,8 @@ use anyhow::{Context as _, Result, bail};
 
 use self::prepare::Prepared;
 use self::running::Running;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
+use crate::control::Answer;
 use crate::datapath::Mode;
 use crate::datapath::host::Host;
 
@@ -22,6 +25,8 @@ use crate::datapath::host::Host;
 pub struct Options {
     /// File and flags.
     pub config: Config,
+    /// Reads file and flags again.
+    pub read: Box<dyn Fn() -> Result<Config, ConfigError>>,
     /// How to attach.
     pub mode: Mode,
     /// Where maps and links are pinned.
@@ -47,13 +52,23 @@ pub async fn run(options: Options) -> Result<()> {
     let mut prepared = Prepared::new(options).await?;
     let adopted = prepared.host.has_adopted();
     match Running::run(&mut prepared).await {
-        Ok(end) if persist => {
-            log::info!("everything is left in place (--persist); new flows stay here until balancer is back");
-            end
-        }
-        Ok(end) => {
-            let restored = prepared.host.restore().await;
-            end.and(restored.context("not everything on this host is as it was before"))
+        Ok(waiting) => {
+            let restored = if persist && waiting.is_none() {
+                log::info!("everything is left in place (--persist); new flows stay here until balancer is back");
+                Ok(())
+            } else {
+                let restored = prepared.host.restore().await;
+                restored.context("not everything on this host is as it was before")
+            };
+            if let Some(waiting) = waiting {
+                let answer = match &restored {
+                    Ok(()) => Answer::Done,
+                    Err(error) => Answer::Refused(format!("{error:#}")),
+                };
+                let _ = waiting.send(answer);
+            }
+            prepared.control.finish().await;
+            restored
         }
         Err(error) if adopted => Err(error.context(
             "cannot take over what the balancer before this one left in place, which goes on as it was \

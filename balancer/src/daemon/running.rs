@@ -1,23 +1,24 @@
 //! The daemon's life: events of the exchange, of health checks, of commands and of time go into the maps.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use balancer_common::types::Settings;
+use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::prepare::Prepared;
 use super::report;
 use super::services::Services;
-use crate::cluster::{Event, Link, OwnState, ServerId, Status, Timestamp};
+use crate::cluster::{Event, Link, OwnState, Report, ServerId, Status, Timestamp};
 use crate::control::{Answer, Question, Request};
-use crate::datapath::host::{Change, arp};
 use crate::datapath::interface::{Interface, XdpState};
 use crate::datapath::peers::PeerTable;
-use crate::datapath::{self, Datapath, own};
+use crate::datapath::{self, Datapath};
 use crate::exchange::clock;
 use crate::health::Monitor;
 
@@ -26,9 +27,6 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How often what failed, or what may change without notice, is looked at again.
 const REVIEW: Duration = Duration::from_secs(1);
-
-/// How long a host may take to answer a probe.
-const PROBE: Duration = Duration::from_millis(200);
 
 /// A daemon that is attached.
 pub struct Running {
@@ -39,139 +37,96 @@ pub struct Running {
     pub(super) started: Timestamp,
     /// What an operator should know of, by what it is about.
     pub(super) warnings: BTreeMap<String, String>,
-    settings: Settings,
+    pub(super) settings: Settings,
     /// Where probes send their results.
-    probed: mpsc::Sender<(ServerId, bool)>,
+    pub(super) probed: mpsc::Sender<(ServerId, bool)>,
     /// Peers' addresses are not all as they should be on this host.
-    foreign_pending: bool,
+    pub(super) foreign_pending: bool,
     /// Peers that a predecessor knew have had the time to report.
-    adopted_judged: bool,
-    reviewed: Timestamp,
+    pub(super) adopted_judged: bool,
+    pub(super) reviewed: Timestamp,
 }
 
 /// What the daemon waits for, beside the exchange, commands and time.
 struct Inputs {
     monitor: Monitor,
     probed: mpsc::Receiver<(ServerId, bool)>,
+    hang_up: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Running {
-    /// Attaches, and runs until a signal or a command ends it.
+    /// Attaches, and runs until a signal or a command ends it. Returns whom to tell when everything is undone.
     ///
     /// # Errors
     ///
-    /// `Err` where it could not start: some of it is done, and the journal knows what. `Ok(Err)` where it failed later.
-    pub async fn run(prepared: &mut Prepared) -> Result<Result<()>> {
-        let (probed, probes) = mpsc::channel(64);
+    /// It could not start: some of it is done, and the journal knows what.
+    pub async fn run(prepared: &mut Prepared) -> Result<Option<oneshot::Sender<Answer>>> {
+        let (answers, probed) = mpsc::channel(64);
         let mut inputs = Inputs {
             monitor: Monitor::start(&prepared.options.config.services),
-            probed: probes,
+            probed,
+            hang_up: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         };
-        let mut running = Self::start(prepared, probed).await?;
+        let mut running = Self::start(prepared, answers).await?;
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let end = running.live(prepared, &mut inputs).await;
-        match &end {
-            Ok(why) => log::info!("{why}: ending"),
-            Err(error) => log::error!("ending: {error:#}"),
-        }
+        let waiting = running.live(prepared, &mut inputs).await;
+        log::info!("ending");
         if !prepared.options.persist {
             prepared.exchange.goodbye().await;
         }
-        Ok(end.map(|_| ()))
+        Ok(waiting)
     }
 
-    async fn start(
+    async fn live(
+        &mut self,
         prepared: &mut Prepared,
-        probed: mpsc::Sender<(ServerId, bool)>,
-    ) -> Result<Self> {
-        prepared.make_pin_dir()?;
-        let pin_dir = prepared.options.pin_dir.clone();
-        for pin in datapath::pins(&pin_dir, &prepared.interfaces) {
-            prepared.host.record(Change::Pinned(pin))?;
-        }
-        let mut datapath = Datapath::load(&pin_dir)?;
-        let now = clock::monotonic();
-        let config = &prepared.options.config;
-        let services = Services::start(&mut datapath.maps, config, now)?;
-        let held = prepared.identities.iter().map(ipnet::IpNet::addr).collect();
-        let table = PeerTable::adopt(
-            &mut datapath.maps,
-            held,
-            prepared.interfaces.clone(),
-            config.services.clone(),
-        )?;
-        let settings = own::settings(&datapath.maps, config.exchange.timeout(), table.count())?;
-        let mut running = Self {
-            datapath,
-            interfaces: Vec::new(),
-            table,
-            services,
-            started: now,
-            warnings: BTreeMap::new(),
-            settings,
-            probed,
-            foreign_pending: false,
-            adopted_judged: false,
-            reviewed: now,
-        };
-        running.attach(prepared).await?;
-        Ok(running)
-    }
-
-    async fn attach(&mut self, prepared: &mut Prepared) -> Result<()> {
-        let names: Vec<_> = prepared
-            .interfaces
-            .iter()
-            .map(|interface| interface.name.clone())
-            .collect();
-        prepared.host.accept_steered(&names).await?;
-        if !prepared.options.config.server.identities.is_empty() {
-            let index = prepared.interfaces[0].index;
-            prepared
-                .host
-                .add_identities(index, &prepared.identities)
-                .await?;
-        }
-        self.datapath.count_connections()?;
-        self.report(prepared)?;
-        self.write_settings()?;
-        for interface in &prepared.interfaces {
-            let state = self.datapath.attach(interface, prepared.options.mode)?;
-            log::info!("attached to {} in {} mode", interface.name, state.name());
-            // In native mode XDP_TX needs a program at the other end of a veth pair; a redirect doesn't.
-            if interface.veth && state == XdpState::Native {
-                self.settings.redirect = 1;
-            }
-            self.interfaces.push((interface.clone(), state));
-        }
-        self.write_settings()
-    }
-
-    async fn live(&mut self, prepared: &mut Prepared, inputs: &mut Inputs) -> Result<&'static str> {
+        inputs: &mut Inputs,
+    ) -> Option<oneshot::Sender<Answer>> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                event = prepared.exchange.next() => self.on_event(prepared, event).await?,
-                _ = tick.tick() => self.on_tick(prepared).await?,
-                question = prepared.control.next() => {
-                    if self.on_question(prepared, question)? {
-                        return Ok("detached from the last interface");
-                    }
-                }
+            let (topic, result) = tokio::select! {
+                event = prepared.exchange.next() => ("peers", self.on_event(prepared, event).await),
+                _ = tick.tick() => ("own load", self.on_tick(prepared).await),
                 change = inputs.monitor.changed() => {
                     self.services.set_health(change);
-                    self.report(prepared)?;
+                    ("own load", self.report(prepared))
                 }
-                Some((id, answered)) = inputs.probed.recv() => self.on_probed(prepared, id, answered).await?,
-                _ = inputs.terminate.recv() => return Ok("SIGTERM"),
-                _ = inputs.interrupt.recv() => return Ok("SIGINT"),
+                Some((id, answered)) = inputs.probed.recv() => {
+                    ("peers", self.on_probed(prepared, id, answered).await)
+                }
+                question = prepared.control.next() => match self.on_question(prepared, question) {
+                    None => continue,
+                    Some(waiting) => return Some(waiting),
+                },
+                _ = inputs.hang_up.recv() => {
+                    self.on_hang_up(prepared, inputs);
+                    continue;
+                }
+                _ = inputs.terminate.recv() => return None,
+                _ = inputs.interrupt.recv() => return None,
+            };
+            // What is in the maps is better than no balancer: it goes on.
+            if let Err(error) = result {
+                self.warn(topic, &format!("{error:#}"));
             }
+        }
+    }
+
+    fn on_hang_up(&mut self, prepared: &mut Prepared, inputs: &mut Inputs) {
+        match self.reload(prepared) {
+            Ok(checks_differ) => {
+                if checks_differ {
+                    inputs.monitor = Monitor::start(&prepared.options.config.services);
+                }
+                log::info!("SIGHUP: the configuration is in effect");
+            }
+            Err(error) => log::error!("SIGHUP: nothing has changed: {error:#}"),
         }
     }
 
@@ -193,8 +148,13 @@ impl Running {
                 if self.settings.peers != self.table.count() {
                     self.write_settings()?;
                 }
+                let (name, held) = (
+                    peer.report.name.clone(),
+                    held_by_both(&peer.report, &prepared.identities),
+                );
                 if moved {
                     self.set_foreign(prepared).await;
+                    self.warn_of_shared_identities(&name, &held);
                 }
             }
             Event::Changed { id, from, to } => {
@@ -244,22 +204,39 @@ impl Running {
         Ok(())
     }
 
-    /// Answers a command. `true`: that was the last interface.
-    fn on_question(&mut self, prepared: &Prepared, question: Question) -> Result<bool> {
-        let mut last = false;
-        let answer = match question.request {
-            Request::Status => Answer::Status(Box::new(report::status(self, prepared)?)),
-            Request::Detach(names) => match self.detach(prepared, &names) {
-                Ok(()) => {
-                    last = self.interfaces.is_empty();
-                    Answer::Done
-                }
-                Err(error) => Answer::Refused(format!("{error:#}")),
-            },
+    fn warn_of_shared_identities(&mut self, peer: &str, held: &[IpAddr]) {
+        let topic = format!("identities of {peer}");
+        if held.is_empty() {
+            self.warnings.remove(&topic);
+            return;
+        }
+        let held: Vec<_> = held.iter().map(ToString::to_string).collect();
+        let text = format!(
+            "{} is this server's, too: two servers must not have one address",
+            held.join(", ")
+        );
+        self.warn(&topic, &text);
+    }
+
+    /// Answers a command. To who detached the last interface the answer is due when everything is undone.
+    fn on_question(
+        &mut self,
+        prepared: &Prepared,
+        question: Question,
+    ) -> Option<oneshot::Sender<Answer>> {
+        let result = match question.request {
+            Request::Status => {
+                report::status(self, prepared).map(|status| Answer::Status(Box::new(status)))
+            }
+            Request::Detach(names) => self.detach(prepared, &names).map(|()| Answer::Done),
         };
+        if result.is_ok() && self.interfaces.is_empty() {
+            return Some(question.answer);
+        }
+        let answer = result.unwrap_or_else(|error| Answer::Refused(format!("{error:#}")));
         // Who doesn't wait for the answer doesn't want it.
         let _ = question.answer.send(answer);
-        Ok(last)
+        None
     }
 
     fn detach(&mut self, prepared: &Prepared, names: &[String]) -> Result<()> {
@@ -289,73 +266,28 @@ impl Running {
         Ok(())
     }
 
-    async fn on_probed(
-        &mut self,
-        prepared: &mut Prepared,
-        id: ServerId,
-        answered: bool,
-    ) -> Result<()> {
-        if prepared.exchange.cluster().peer(id).is_some() {
-            prepared.exchange.probe_result(id, answered);
-        } else if !answered {
-            log::info!(
-                "peer {}, known to the balancer before this one, is dead",
-                id_text(id)
-            );
-            self.forget(prepared, id).await?;
-        }
-        Ok(())
-    }
-
-    async fn forget(&mut self, prepared: &mut Prepared, id: ServerId) -> Result<()> {
+    pub(super) async fn forget(&mut self, prepared: &mut Prepared, id: ServerId) -> Result<()> {
         self.table.forget(&mut self.datapath.maps, id)?;
         self.write_settings()?;
         self.set_foreign(prepared).await;
         Ok(())
     }
 
-    /// Asks by ARP, on the link that the peer shares with this server, whether its host lives.
-    fn probe(&self, prepared: &Prepared, id: ServerId) {
-        let address = prepared.exchange.cluster().peer(id).and_then(|peer| {
-            let addresses = peer.report.links.iter().flat_map(|link| &link.addresses);
-            addresses
-                .map(ipnet::IpNet::addr)
-                .find(|address| self.on_link(*address).is_some())
-        });
-        self.spawn_probe(id, address);
-    }
-
-    fn spawn_probe(&self, id: ServerId, address: Option<std::net::IpAddr>) {
-        let interface = address.and_then(|address| self.on_link(address)).cloned();
-        let probed = self.probed.clone();
-        tokio::spawn(async move {
-            let answered = match (interface, address) {
-                (Some(interface), Some(std::net::IpAddr::V4(target))) => {
-                    let unspecified = std::net::Ipv4Addr::UNSPECIFIED;
-                    arp::probe(interface.index, interface.mac, unspecified, target, PROBE).await
-                }
-                _ => Ok(None),
-            };
-            let answered = answered.unwrap_or_else(|error| {
-                log::warn!("cannot probe the host of peer {}: {error}", id_text(id));
-                None
-            });
-            // The daemon has ended meanwhile if nobody receives this.
-            let _ = probed.send((id, answered.is_some())).await;
-        });
-    }
-
-    fn on_link(&self, address: std::net::IpAddr) -> Option<&Interface> {
-        let on_link =
-            |interface: &&Interface| interface.addresses.iter().any(|net| net.contains(&address));
-        self.interfaces
-            .iter()
-            .map(|(interface, _)| interface)
-            .find(on_link)
+    /// Puts the configuration into effect as it reads now, if it differs only in what can change while running. `true`: the
+    /// checks of services do.
+    fn reload(&mut self, prepared: &mut Prepared) -> Result<bool> {
+        let new = (prepared.options.read)()?;
+        prepared.options.config.may_become(&new)?;
+        let checks_differ = self.services.reconfigure(&new);
+        prepared.exchange.set_period(new.exchange.period);
+        self.settings.timeout_ns = new.exchange.timeout().as_nanos() as u64;
+        prepared.options.config = new;
+        self.write_settings()?;
+        Ok(checks_differ)
     }
 
     /// Samples own load into the maps, and tells the exchange how this server is.
-    fn report(&mut self, prepared: &mut Prepared) -> Result<()> {
+    pub(super) fn report(&mut self, prepared: &mut Prepared) -> Result<()> {
         let services = self
             .services
             .sample(&mut self.datapath.maps, clock::monotonic())?;
@@ -393,7 +325,7 @@ impl Running {
         }
     }
 
-    fn write_settings(&mut self) -> Result<()> {
+    pub(super) fn write_settings(&mut self) -> Result<()> {
         self.settings.peers = self.table.count();
         self.datapath
             .maps
@@ -410,6 +342,17 @@ impl Running {
             self.warnings.insert(topic.to_owned(), text);
         }
     }
+}
+
+/// Identities that a peer reports and this server has as well.
+fn held_by_both(report: &Report, own: &[IpNet]) -> Vec<IpAddr> {
+    let reported = report
+        .identities
+        .iter()
+        .map(|identity| identity.address.addr());
+    reported
+        .filter(|address| own.iter().any(|own| own.addr() == *address))
+        .collect()
 }
 
 fn id_text(id: ServerId) -> String {

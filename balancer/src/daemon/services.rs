@@ -64,6 +64,19 @@ impl Services {
         self.services.iter()
     }
 
+    /// Goes by another configuration of the same services. `true`: their checks differ, and must be started anew; all
+    /// services then count as healthy until one says otherwise.
+    pub fn reconfigure(&mut self, config: &Config) -> bool {
+        self.sampler.set_cpu_weight(config.load.cpu.basis_points());
+        let pairs = || self.services.iter().zip(&config.services);
+        let checks_differ = pairs().any(|(service, new)| service.config.check != new.check);
+        for (service, new) in self.services.iter_mut().zip(&config.services) {
+            service.config = new.clone();
+            service.healthy |= checks_differ;
+        }
+        checks_differ
+    }
+
     /// Takes note of a check's verdict.
     pub fn set_health(&mut self, change: Change) {
         let service = &mut self.services[change.service];

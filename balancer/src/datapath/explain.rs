@@ -9,16 +9,14 @@ use anyhow::Result;
 use balancer_common::decide::{self, Candidate, Own, Peers, Verdict};
 use balancer_common::hash::flow_hash;
 use balancer_common::types::{
-    FOREIGN, Flow, FlowKey, HELD, Identity, MAX_SERVICES, PEER_ALIVE, Peer, PeerLoad, load_of,
+    FOREIGN, Flow, FlowKey, HELD, Identity, MAX_SERVICES, PEER_ALIVE, Peer, PeerLoad, SAME_FLOW_NS,
+    load_of,
 };
 use balancer_common::wire::TCP;
 use serde::Serialize;
 
 use super::maps::Maps;
 use crate::cluster::Timestamp;
-
-/// A first packet repeats its flow's last one if it comes within this time, in nanoseconds: the program's `SAME_FLOW_NS`.
-const SAME_FLOW_NS: u64 = 60_000_000_000;
 
 /// What becomes of a first packet, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

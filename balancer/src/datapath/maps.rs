@@ -39,12 +39,12 @@ pub struct Maps {
     pub identities: HashMap<MapData, Address, Identity>,
     /// PEERS.
     pub peers: Array<MapData, Peer>,
-    /// PEER_MACS.
+    /// `PEER_MACS`.
     pub peer_macs: HashMap<MapData, Mac, u32>,
     loads: Array<MapData, PeerLoad>,
     /// CONNECTIONS.
     pub connections: Array<MapData, Connections>,
-    /// HALF_OPEN.
+    /// `HALF_OPEN`.
     pub half_open: HashMap<MapData, FlowKey, Flow>,
     /// FLOWS.
     pub flows: HashMap<MapData, FlowKey, Flow>,

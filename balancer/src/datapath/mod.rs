@@ -66,6 +66,8 @@ impl Datapath {
                 "/balancer-ebpf"
             )))
             .context("cannot load the BPF maps. balancer needs root and Linux 6.1 or later")?;
+        #[cfg(feature = "packet-log")]
+        log_packets(&mut programs)?;
         load_program::<Xdp>(&mut programs, STEER, Xdp::load)?;
         load_program::<SockOps>(&mut programs, COUNT_CONNECTIONS, SockOps::load)?;
         Ok(Self {
@@ -104,7 +106,6 @@ impl Datapath {
             );
         }
         let native = match mode {
-            Mode::Native => true,
             Mode::Generic => false,
             Mode::Auto if interface.veth => {
                 log::warn!(
@@ -114,7 +115,7 @@ impl Datapath {
                 );
                 false
             }
-            Mode::Auto => true,
+            Mode::Native | Mode::Auto => true,
         };
         if native {
             match self.attach_new(interface, XdpMode::Driver, &pin) {
@@ -297,6 +298,22 @@ where
         }
         Err(error) => Err(error).with_context(|| format!("cannot load the BPF program `{name}`")),
     }
+}
+
+/// Prints what the programs log. Must be called before they are loaded, inside a tokio runtime.
+#[cfg(feature = "packet-log")]
+fn log_packets(programs: &mut Ebpf) -> Result<()> {
+    // The logger owns the ring buffer that the programs write to: it must outlive them.
+    let logger = aya_log::EbpfLogger::init(programs).context("cannot read the programs' log")?;
+    let mut logger =
+        tokio::io::unix::AsyncFd::with_interest(logger, tokio::io::Interest::READABLE)?;
+    tokio::spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    });
+    Ok(())
 }
 
 fn kernel_release() -> String {

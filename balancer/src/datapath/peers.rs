@@ -48,7 +48,7 @@ impl PeerTable {
             }
         }
         let mut adopted = BTreeMap::new();
-        for entry in maps.identities.iter() {
+        for entry in &maps.identities {
             let (address, identity) = entry.context("cannot read the map IDENTITIES")?;
             let holder = slots.iter().find(|(_, slot)| **slot == identity.peer);
             if let (FOREIGN, Some((id, _))) = (identity.kind, holder) {

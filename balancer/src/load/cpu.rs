@@ -55,7 +55,7 @@ impl Cpu {
     }
 }
 
-/// proc_stat(5): user nice system idle iowait irq softirq steal guest guest_nice; guest time is in user time, too.
+/// `proc_stat(5)`: user, nice, system, idle, iowait, irq, softirq, steal; what follows is part of user time.
 fn parse(stat: &str) -> Option<Reading> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let ticks: Vec<u64> = line

@@ -50,9 +50,9 @@ impl Handshakes {
         {
             // Who arrived before then has become a connection, was given up before, or is given up now.
             let done = connections.established.wrapping_add(self.given_up);
-            let overdue = arrived.wrapping_sub(done) as i64;
+            let overdue = arrived.wrapping_sub(done).cast_signed();
             if overdue > 0 {
-                self.given_up = self.given_up.wrapping_add(overdue as u64);
+                self.given_up = self.given_up.wrapping_add(overdue.cast_unsigned());
             }
         }
         self.given_up
@@ -99,6 +99,11 @@ impl Sampler {
             cpu: Cpu::default(),
             weight: cpu_weight,
         }
+    }
+
+    /// Changes what CPU time counts.
+    pub fn set_cpu_weight(&mut self, weight: u32) {
+        self.weight = weight;
     }
 
     /// The load at `now` but for connections, in basis points.
@@ -162,7 +167,7 @@ mod tests {
         assert_eq!(uncounted.compare(0, 5), 5);
         assert!(!uncounted.is_settled());
         assert_eq!(uncounted.compare(3, 4), 1);
-        assert_eq!(uncounted.compare(3, 2) as i64, -1);
+        assert_eq!(uncounted.compare(3, 2).cast_signed(), -1);
         assert_eq!(uncounted.compare(2, 2), 0);
         assert!(uncounted.is_settled());
     }

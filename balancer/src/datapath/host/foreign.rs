@@ -159,6 +159,7 @@ mod tests {
             State {
                 rules,
                 addresses: on_lo,
+                ..State::default()
             }
         })
     }
@@ -243,6 +244,7 @@ mod tests {
         let kernel = Model::new(State {
             rules,
             addresses: BTreeSet::new(),
+            ..State::default()
         });
         let before = kernel.state();
         let mut journal = Journal::open(&dir.path().join("undo")).unwrap();
@@ -275,6 +277,7 @@ mod tests {
         let kernel = Model::new(State {
             rules: [kept].into(),
             addresses: BTreeSet::new(),
+            ..State::default()
         });
         let mut journal = Journal::open(&path).unwrap();
         journal.record(Change::RuleAdded(kept)).unwrap();

@@ -1,0 +1,58 @@
+//! `balancer services`.
+
+use anyhow::Result;
+use clap::Args;
+
+use super::Instance;
+use super::table::{percent, table};
+use crate::control::status::Service;
+
+/// This server's services
+#[derive(Args)]
+pub struct Services {
+    /// Print JSON; loads are basis points (10,000 = 100 %)
+    #[arg(long)]
+    json: bool,
+}
+
+impl Services {
+    pub fn run(&self, instance: &Instance) -> Result<()> {
+        let services = instance.status()?.services;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&services)?);
+        } else {
+            print!("{}", text(&services));
+        }
+        Ok(())
+    }
+}
+
+/// The services as a table.
+pub fn text(services: &[Service]) -> String {
+    let head = [
+        "service", "ports", "load", "conns", "new", "capacity", "cpu", "overload", "margin",
+        "policy", "health",
+    ];
+    let rows: Vec<_> = services.iter().map(row).collect();
+    table(&head, &rows, &[2, 3, 4, 5, 6, 7, 8])
+}
+
+fn row(service: &Service) -> Vec<String> {
+    let health = match (service.healthy, service.health.as_str()) {
+        (true, _) => "ok".to_owned(),
+        (false, reason) => format!("DOWN: {reason}"),
+    };
+    vec![
+        service.name.clone(),
+        service.ports.join(" "),
+        percent(service.load),
+        service.connections.to_string(),
+        service.pending.to_string(),
+        service.capacity.to_string(),
+        percent(service.load_cpu),
+        percent(service.overload),
+        percent(service.margin),
+        service.policy.clone(),
+        health,
+    ]
+}

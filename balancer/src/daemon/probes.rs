@@ -1,0 +1,75 @@
+//! Finding out whether the host of a silent peer lives.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use anyhow::Result;
+use ipnet::IpNet;
+
+use super::prepare::Prepared;
+use super::running::Running;
+use crate::cluster::ServerId;
+use crate::datapath::host::arp;
+use crate::datapath::interface::Interface;
+
+/// How long a host may take to answer a probe.
+const PROBE: Duration = Duration::from_millis(200);
+
+impl Running {
+    /// Asks by ARP, on the link that the peer shares with this server, whether its host lives.
+    pub(super) fn probe(&self, prepared: &Prepared, id: ServerId) {
+        let address = prepared.exchange.cluster().peer(id).and_then(|peer| {
+            let addresses = peer.report.links.iter().flat_map(|link| &link.addresses);
+            addresses
+                .map(IpNet::addr)
+                .find(|address| self.on_link(*address).is_some())
+        });
+        self.spawn_probe(id, address);
+    }
+
+    /// Asks for `address`; a peer without one on a link of ours can't answer. The answer comes back as an input.
+    pub(super) fn spawn_probe(&self, id: ServerId, address: Option<IpAddr>) {
+        let interface = address.and_then(|address| self.on_link(address)).cloned();
+        let probed = self.probed.clone();
+        tokio::spawn(async move {
+            let answered = match (interface, address) {
+                (Some(interface), Some(IpAddr::V4(target))) => {
+                    let unspecified = Ipv4Addr::UNSPECIFIED;
+                    arp::probe(interface.index, interface.mac, unspecified, target, PROBE).await
+                }
+                _ => Ok(None),
+            };
+            let answered = answered.unwrap_or_else(|error| {
+                log::warn!("cannot probe the host of peer {id}: {error}");
+                None
+            });
+            // The daemon has ended meanwhile if nobody receives this.
+            let _ = probed.send((id, answered.is_some())).await;
+        });
+    }
+
+    fn on_link(&self, address: IpAddr) -> Option<&Interface> {
+        let on_link =
+            |interface: &&Interface| interface.addresses.iter().any(|net| net.contains(&address));
+        self.interfaces
+            .iter()
+            .map(|(interface, _)| interface)
+            .find(on_link)
+    }
+
+    /// Passes a probe's answer on.
+    pub(super) async fn on_probed(
+        &mut self,
+        prepared: &mut Prepared,
+        id: ServerId,
+        answered: bool,
+    ) -> Result<()> {
+        if prepared.exchange.cluster().peer(id).is_some() {
+            prepared.exchange.probe_result(id, answered);
+        } else if !answered {
+            log::info!("peer {id}, known to the balancer before this one, is dead");
+            self.forget(prepared, id).await?;
+        }
+        Ok(())
+    }
+}

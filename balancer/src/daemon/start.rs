@@ -1,0 +1,87 @@
+//! Bringing the daemon up: programs, maps, host, interfaces.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use ipnet::IpNet;
+use tokio::sync::mpsc;
+
+use super::prepare::Prepared;
+use super::running::Running;
+use super::services::Services;
+use crate::cluster::ServerId;
+use crate::datapath::host::Change;
+use crate::datapath::interface::XdpState;
+use crate::datapath::peers::PeerTable;
+use crate::datapath::{self, Datapath, own};
+use crate::exchange::clock;
+
+impl Running {
+    /// Loads, takes over what a predecessor left, and attaches. After an error some of it is done.
+    pub(super) async fn start(
+        prepared: &mut Prepared,
+        probed: mpsc::Sender<(ServerId, bool)>,
+    ) -> Result<Self> {
+        prepared.make_pin_dir()?;
+        let pin_dir = prepared.options.pin_dir.clone();
+        for pin in datapath::pins(&pin_dir, &prepared.interfaces) {
+            prepared.host.record(Change::Pinned(pin))?;
+        }
+        let mut datapath = Datapath::load(&pin_dir)?;
+        let now = clock::monotonic();
+        let config = &prepared.options.config;
+        let services = Services::start(&mut datapath.maps, config, now)?;
+        let held = prepared.identities.iter().map(IpNet::addr).collect();
+        let table = PeerTable::adopt(
+            &mut datapath.maps,
+            held,
+            prepared.interfaces.clone(),
+            config.services.clone(),
+        )?;
+        let settings = own::settings(&datapath.maps, config.exchange.timeout(), table.count())?;
+        let mut running = Self {
+            datapath,
+            interfaces: Vec::new(),
+            table,
+            services,
+            started: now,
+            warnings: BTreeMap::new(),
+            settings,
+            probed,
+            foreign_pending: false,
+            adopted_judged: false,
+            reviewed: now,
+        };
+        running.attach(prepared).await?;
+        Ok(running)
+    }
+
+    async fn attach(&mut self, prepared: &mut Prepared) -> Result<()> {
+        let names: Vec<_> = prepared
+            .interfaces
+            .iter()
+            .map(|interface| interface.name.clone())
+            .collect();
+        prepared.host.accept_steered(&names).await?;
+        if !prepared.options.config.server.identities.is_empty() {
+            let index = prepared.interfaces[0].index;
+            prepared
+                .host
+                .add_identities(index, &prepared.identities)
+                .await?;
+        }
+        self.datapath.count_connections()?;
+        self.report(prepared)?;
+        self.write_settings()?;
+        for interface in &prepared.interfaces {
+            let state = self.datapath.attach(interface, prepared.options.mode)?;
+            log::info!("attached to {} in {} mode", interface.name, state.name());
+            // In native mode XDP_TX needs a program at the other end of a veth pair; a redirect doesn't.
+            if interface.veth && state == XdpState::Native {
+                self.settings.redirect = 1;
+            }
+            self.interfaces.push((interface.clone(), state));
+        }
+        self.write_settings()
+    }
+}
