@@ -5,15 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use balancer::datapath::explain::{Explanation, Outcome as Verdict, explain};
 use balancer::exchange::clock;
-use balancer_common::types::{Connections, Flow, Peer, PeerLoad, Service};
+use balancer_common::types::{Connections, Flow, Peer, PeerLoad, SAME_FLOW_NS, Service};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::frame::{CLIENT, FIRST, IDENTITY, Segment};
 use crate::outcome::{Action, Outcome};
-use crate::server::{
-    FOREIGN_IDENTITY, PEER_ADDRESS, SAME_FLOW_NS, Server, TIMEOUT_NS, WWW, before, key, mac_of,
-};
+use crate::server::{FOREIGN_IDENTITY, PEER_ADDRESS, Server, TIMEOUT_NS, WWW, before, key, mac_of};
 
 const CASES: u32 = 1_000;
 /// Slots of peers that cases use.

@@ -1,9 +1,9 @@
 //! Later packets of flows, and flows whose peer is lost.
 
-use balancer_common::types::PEER_DEAD;
+use balancer_common::types::{PEER_DEAD, SAME_FLOW_NS};
 
 use crate::frame::{FIRST, SECOND};
-use crate::server::{SAME_FLOW_NS, Server, TIMEOUT_NS, WWW, before};
+use crate::server::{Server, TIMEOUT_NS, WWW, before};
 
 #[test]
 fn a_flow_stays_with_its_peer() {

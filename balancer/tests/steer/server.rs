@@ -25,8 +25,6 @@ pub const PEER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
 /// After a silence of this long a peer gets no new flows.
 pub const TIMEOUT_NS: u64 = 20_000_000_000;
-/// What the program takes for the same flow.
-pub const SAME_FLOW_NS: u64 = 60_000_000_000;
 
 /// A server of a cluster: holds IDENTITY, serves WWW with a capacity of 100 connections, has an overload level of 50 % and
 /// a margin of 20 %, and steers by least load.
