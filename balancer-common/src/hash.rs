@@ -16,7 +16,7 @@ pub fn flow_hash(key: &FlowKey, seed: u64) -> u64 {
     fold(hash ^ word(&key.identity.octets, 8))
 }
 
-/// Mixes all bits of `x` into all bits of the result (the finaliser of MurmurHash3, public domain).
+/// Mixes all bits of `x` into all bits of the result (the finaliser of `MurmurHash3`, public domain).
 #[inline(always)]
 pub fn fold(mut x: u64) -> u64 {
     x ^= x >> 33;

@@ -217,7 +217,7 @@ pub const fn cost_of(capacity: u32) -> u32 {
 /// The counters are read one after another while others write them, so that a difference may come out negative.
 #[inline(always)]
 const fn at_least_zero(difference: u64) -> u64 {
-    if (difference as i64) < 0 {
+    if difference.cast_signed() < 0 {
         0
     } else {
         difference
@@ -380,3 +380,6 @@ map_type! {
     Counters: 120,
     PeerCounters: 16,
 }
+
+#[cfg(test)]
+mod tests;
