@@ -11,8 +11,8 @@ use crate::types::{Connections, MAX_PEERS, OFFERED, PeerLoad, READY, Service, lo
 pub enum Policy {
     /// The patent's rule to the letter: the candidate with the smallest load; of equals, the one known first.
     LeastLoad = 0,
-    /// Look at two peers at random and take the lower one, if it is a candidate. The default: with least-load all servers
-    /// bury the same peer before its next report.
+    /// Look at two ready peers at random and take the lower one, if it is a candidate. The default: with least-load all
+    /// servers bury the same peer before its next report.
     #[default]
     TwoChoices = 1,
     /// A random candidate whose load is at or below the overload level.
@@ -126,7 +126,7 @@ pub trait Peers {
     /// follow one of its own that has so many ways through it.
     #[inline(always)]
     fn walk(&self, search: &mut Search) {
-        for step in 0..search.span {
+        for step in 0..search.steps() {
             if !search.look(self, step) {
                 break;
             }
@@ -151,13 +151,7 @@ pub fn decide(own: &Own, peers: &impl Peers, random: u64) -> Verdict {
     if own.ready && own.load <= own.overload {
         return Verdict::KeepBelowLevel;
     }
-    // S206: a candidate's load is below this. A server that isn't ready gives to any peer that is.
-    let limit = if own.ready {
-        own.load.saturating_sub(own.margin)
-    } else {
-        u32::MAX
-    };
-    let Some(mut search) = Search::new(own, peers.count(), random, limit) else {
+    let Some(mut search) = Search::new(own, peers.count(), random) else {
         return Verdict::KeepNoCandidate;
     };
     peers.walk(&mut search);
@@ -167,28 +161,39 @@ pub fn decide(own: &Own, peers: &impl Peers, random: u64) -> Verdict {
     }
 }
 
-/// A walk over the peers, in the order and to the end that a policy asks for (S205 to S208).
+/// A walk over the peers that finds the one a policy asks for (S205 to S208).
+///
+/// It meets them all, since only who knows how many there are can give each its share.
 pub struct Search {
-    /// First index.
-    start: u32,
-    /// From one index to the next.
-    stride: u32,
-    /// Indices wrap here. With a power of two and an odd stride, a walk of this many steps meets each index once.
-    span: u32,
-    /// Ready peers still to look at.
-    looks: u32,
-    /// 1: the first candidate ends the walk; 0: the lowest one is wanted.
-    first: u32,
-    /// A candidate's load is at or below this.
-    level: u32,
-    /// A candidate's load is below this.
-    lowest: u32,
-    /// The candidate so far; [`NONE`] before there is one.
-    best: u32,
-    /// A candidate that was passed over for its small capacity, lest none be left; [`NONE`] before there is one.
-    spare: u32,
-    /// Random bits to pass peers over with, in proportion to what their capacity lacks to the largest; 0: pass none over.
+    policy: Policy,
+    /// One more than the highest index in use.
+    count: u32,
+    /// A candidate's load is at or below this (S206).
+    limit: u32,
+    /// Round-robin: candidates to pass, round after round, before the one whose turn it is. Full rounds are left out once it
+    /// is known how many candidates make one.
+    ahead: u32,
+    /// Round-robin: candidates met in the first round.
+    met: u32,
+    /// Round-robin: the largest weight among the candidates; 1 before there is one.
+    heaviest: u32,
+    /// Random bits; each look has its own.
     dice: u64,
+    /// Sum of the weights of the peers drawn from.
+    drawn_from: u32,
+    /// The lowest candidate, or a peer drawn at random.
+    best: Pick,
+    /// Another one, drawn at random from all but `best`.
+    second: Pick,
+}
+
+/// A peer that the search holds on to.
+#[derive(Clone, Copy)]
+struct Pick {
+    /// [`NONE`] before there is one.
+    index: u32,
+    load: u32,
+    weight: u32,
 }
 
 /// No peer's index.
@@ -196,106 +201,150 @@ const NONE: u32 = u32::MAX;
 
 impl Search {
     #[inline(always)]
-    fn new(own: &Own, count: u32, random: u64, limit: u32) -> Option<Self> {
+    fn new(own: &Own, count: u32, random: u64) -> Option<Self> {
         if count == 0 || count > MAX_PEERS {
             return None;
         }
-        let in_order = Self {
-            start: 0,
-            stride: 1,
-            span: count,
-            looks: MAX_PEERS,
-            first: 1,
-            level: u32::MAX,
-            lowest: limit,
-            best: NONE,
-            spare: NONE,
-            dice: 0,
+        let nobody = Pick {
+            index: NONE,
+            load: u32::MAX,
+            weight: 0,
         };
-        let at_random = Self {
-            start: random as u32,
-            stride: (random >> 32) as u32 | 1,
-            span: count.next_power_of_two(),
-            dice: random | 1,
-            ..in_order
-        };
-        Some(match own.policy {
-            Policy::LeastLoad => Self {
-                first: 0,
-                ..in_order
-            },
-            Policy::TwoChoices => Self {
-                looks: 2,
-                first: 0,
-                ..at_random
-            },
-            Policy::BelowLevel if own.ready => Self {
-                level: own.overload,
-                ..at_random
-            },
-            Policy::BelowLevel => at_random,
-            Policy::RoundRobin => Self {
-                start: own.turn,
-                dice: random | 1,
-                ..in_order
-            },
+        // Four fields in a row that are zeroed would become a call of memset, which the kernel's side has not.
+        Some(Self {
+            policy: own.policy,
+            count,
+            limit: limit(own)?,
+            ahead: own.turn,
+            met: 0,
+            heaviest: 1,
+            dice: random,
+            drawn_from: 0,
+            best: nobody,
+            second: nobody,
         })
     }
 
     /// How many steps the walk has at the most.
     #[inline(always)]
     pub fn steps(&self) -> u32 {
-        self.span
+        match self.policy {
+            Policy::RoundRobin => 2 * self.count,
+            _ => self.count,
+        }
     }
 
     /// Looks at the peer of one step; `false` ends the walk.
     #[inline(always)]
     pub fn look<P: Peers + ?Sized>(&mut self, peers: &P, step: u32) -> bool {
-        let nth = self.start.wrapping_add(step.wrapping_mul(self.stride));
-        // `span` is never 0, but the kernel's side must not even hold the code of a panic.
-        let Some(index) = nth.checked_rem(self.span) else {
-            return false;
-        };
+        let again = step >= self.count;
+        if step == self.count {
+            // The divisor may be 0, and the kernel's side must not even hold the code of a panic.
+            self.ahead = self.ahead.checked_rem(self.met).unwrap_or(0);
+        }
+        let index = if again { step - self.count } else { step };
         let Some(peer) = peers.candidate(index) else {
             return true;
         };
-        if !peer.ready {
+        // To two-choices, a ready peer is a choice whatever its load.
+        if !peer.ready || (peer.load > self.limit && self.policy != Policy::TwoChoices) {
             return true;
         }
-        let fit = peer.load < self.lowest && peer.load <= self.level;
-        if self.passes_over(peer.weight) {
-            if fit && self.spare == NONE {
-                self.spare = index;
+        let pick = Pick {
+            index,
+            load: peer.load,
+            weight: peer.weight.clamp(1, HEAVIEST),
+        };
+        match self.policy {
+            Policy::LeastLoad => {
+                if self.best.index == NONE || pick.load < self.best.load {
+                    self.best = pick;
+                }
             }
+            Policy::TwoChoices | Policy::BelowLevel => self.draw(pick),
+            Policy::RoundRobin if again => return self.give_turn(pick),
+            Policy::RoundRobin => {
+                self.met += 1;
+                self.heaviest = self.heaviest.max(pick.weight);
+                self.draw(pick);
+            }
+        }
+        true
+    }
+
+    /// Lets `pick` take part in drawing two different peers, each with a chance in proportion to its weight.
+    ///
+    /// `best` is replaced by the nth peer with that peer's share of all weights so far, as in reservoir sampling. Who is
+    /// replaced was drawn from all the others by the same rule, so it makes the new `second`.
+    #[inline(always)]
+    fn draw(&mut self, pick: Pick) {
+        let dice = self.roll();
+        self.drawn_from += pick.weight;
+        if hits(dice >> 32, pick.weight, self.drawn_from) {
+            self.second = self.best;
+            self.best = pick;
+        } else if hits(
+            dice & 0xffff_ffff,
+            pick.weight,
+            self.drawn_from - self.best.weight,
+        ) {
+            self.second = pick;
+        }
+    }
+
+    /// Round-robin's second round: `false` when it has come to the one whose turn it is. That one leaves its turn to the
+    /// peer drawn at random as often as its capacity is smaller than the heaviest's, so that all get their shares.
+    #[inline(always)]
+    fn give_turn(&mut self, pick: Pick) -> bool {
+        if self.ahead != 0 {
+            self.ahead -= 1;
             return true;
         }
-        if fit {
-            self.best = index;
-            self.lowest = peer.load;
-            if self.first != 0 {
-                return false;
-            }
+        if hits(self.roll() >> 32, pick.weight, self.heaviest) {
+            self.best = pick;
         }
-        self.looks -= 1;
-        self.looks != 0
+        false
     }
 
     #[inline(always)]
-    fn passes_over(&mut self, weight: u32) -> bool {
-        if self.dice == 0 {
-            return false;
-        }
-        self.dice = fold(self.dice) | 1;
-        (self.dice >> 32) as u32 & 0xffff > weight
+    fn roll(&mut self) -> u64 {
+        // The step of SplitMix64: no state repeats, not even 0.
+        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        fold(self.dice)
     }
 
     #[inline(always)]
     fn found(&self) -> Option<u32> {
-        let found = if self.best == NONE {
-            self.spare
-        } else {
-            self.best
+        let found = match self.policy {
+            Policy::TwoChoices if self.second.load < self.best.load => &self.second,
+            _ => &self.best,
         };
-        (found != NONE).then_some(found)
+        (found.index != NONE && found.load <= self.limit).then_some(found.index)
     }
 }
+
+/// [`Candidate::weight`] of the largest peer.
+const HEAVIEST: u32 = 65_535;
+
+/// The highest load that a candidate may have (S206); none if no load is low enough. A server that isn't ready gives to any
+/// peer that is.
+#[inline(always)]
+fn limit(own: &Own) -> Option<u32> {
+    if !own.ready {
+        return Some(u32::MAX);
+    }
+    let limit = own.load.checked_sub(own.margin)?.checked_sub(1)?;
+    Some(match own.policy {
+        Policy::BelowLevel if own.overload < limit => own.overload,
+        _ => limit,
+    })
+}
+
+/// Whether 32 random bits fall into `part` of the `whole`.
+#[inline(always)]
+fn hits(dice: u64, part: u32, whole: u32) -> bool {
+    (dice * u64::from(whole)) >> 32 < u64::from(part)
+}
+
+#[cfg(test)]
+mod tests;

@@ -384,3 +384,6 @@ map_type! {
     Counters: 120,
     PeerCounters: 16,
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,10 @@ pub const IPV4: u16 = 0x0800;
 pub const TCP: u8 = 6;
 
 /// A received frame.
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "whoever reads a header learns it"
+)]
 pub trait Frame {
     /// The first bytes of a header of `N` bytes.
     type Header<'a, const N: usize>: Header
@@ -67,7 +71,7 @@ const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
 impl Packet {
-    /// Reads a frame: `Ok(None)` for what is not TCP over IPv4 or a later fragment of it.
+    /// Reads a frame: `Ok(None)` for what is not TCP over IPv4 or a fragment of it.
     ///
     /// # Errors
     ///
@@ -112,7 +116,7 @@ impl Packet {
             return Err(Odd::Truncated);
         }
         let addresses = (Address::v4(ip.u32::<12>()), Address::v4(ip.u32::<16>()));
-        Self::parse_tcp(frame, at + HEADER_LEN, addresses)
+        Self::parse_tcp(frame, at + HEADER_LEN, length - HEADER_LEN, addresses)
     }
 
     /// RFC 9293 section 3.1.
@@ -120,10 +124,12 @@ impl Packet {
     fn parse_tcp(
         frame: &impl Frame,
         at: usize,
+        length: usize,
         (client, identity): (Address, Address),
     ) -> Result<Option<Self>, Odd> {
         let tcp = frame.header::<TCP_LEN>(at).ok_or(Odd::Truncated)?;
-        if tcp.u8::<12>() >> 4 < 5 {
+        let header_len = usize::from(tcp.u8::<12>() >> 4) * 4;
+        if header_len < TCP_LEN || header_len > length {
             return Err(Odd::BadHeader);
         }
         let flow = FlowKey {
@@ -153,16 +159,19 @@ const TCP_LEN: usize = 20;
 #[inline(always)]
 pub fn source_mac(frame: &impl Frame) -> Option<Mac> {
     let ethernet = frame.header::<ETHERNET_LEN>(0)?;
-    let [first, second] = ethernet.u16::<6>().to_be_bytes();
-    let [third, fourth, fifth, sixth] = ethernet.u32::<8>().to_be_bytes();
+    let number = u64::from(ethernet.u16::<6>()) << 32 | u64::from(ethernet.u32::<8>());
+    let [_, _, octets @ ..] = number.to_be_bytes();
     Some(Mac {
-        octets: [first, second, third, fourth, fifth, sixth],
+        octets,
         padding: [0; 2],
     })
 }
 
-impl Frame for [u8] {
-    type Header<'a, const N: usize> = &'a [u8; N];
+impl Frame for &[u8] {
+    type Header<'a, const N: usize>
+        = &'a [u8; N]
+    where
+        Self: 'a;
 
     fn header<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
         self.get(offset..)?.first_chunk()
@@ -189,3 +198,6 @@ impl<const N: usize> Header for &[u8; N] {
         u32::from_be_bytes([self[AT], self[AT + 1], self[AT + 2], self[AT + 3]])
     }
 }
+
+#[cfg(test)]
+mod tests;
