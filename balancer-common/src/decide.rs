@@ -163,9 +163,18 @@ pub fn decide(own: &Own, peers: &impl Peers, random: u64) -> Verdict {
 
 /// A walk over the peers that finds the one a policy asks for (S205 to S208).
 ///
-/// It meets them all, since only who knows how many there are can give each its share.
+/// Least-load and round-robin meet all peers, in order. The random policies draw from [`SAMPLE`] peers at the most, met in a
+/// random order: each gets its share, and a flow in a cluster of 256 costs no more than in one of eight.
 pub struct Search {
     policy: Policy,
+    /// First index, before wrapping.
+    start: u32,
+    /// From one index to the next, before wrapping.
+    stride: u32,
+    /// Wraps indices; a stride that is odd meets each index of a power of two once.
+    mask: u32,
+    /// Peers still to draw from.
+    looks: u32,
     /// One more than the highest index in use.
     count: u32,
     /// A candidate's load is at or below this (S206).
@@ -196,6 +205,9 @@ struct Pick {
     weight: u32,
 }
 
+/// Peers that a random choice draws from.
+const SAMPLE: u32 = 8;
+
 /// No peer's index.
 const NONE: u32 = u32::MAX;
 
@@ -210,9 +222,22 @@ impl Search {
             load: u32::MAX,
             weight: 0,
         };
+        let at_random = matches!(own.policy, Policy::TwoChoices | Policy::BelowLevel);
         // Four fields in a row that are zeroed would become a call of memset, which the kernel's side has not.
         Some(Self {
             policy: own.policy,
+            start: if at_random { random as u32 } else { 0 },
+            stride: if at_random {
+                (random >> 32) as u32 | 1
+            } else {
+                1
+            },
+            mask: if at_random {
+                count.next_power_of_two() - 1
+            } else {
+                u32::MAX
+            },
+            looks: SAMPLE,
             count,
             limit: limit(own)?,
             ahead: own.turn,
@@ -229,8 +254,9 @@ impl Search {
     #[inline(always)]
     pub fn steps(&self) -> u32 {
         match self.policy {
+            Policy::LeastLoad => self.count,
+            Policy::TwoChoices | Policy::BelowLevel => self.mask + 1,
             Policy::RoundRobin => 2 * self.count,
-            _ => self.count,
         }
     }
 
@@ -242,7 +268,15 @@ impl Search {
             // The divisor may be 0, and the kernel's side must not even hold the code of a panic.
             self.ahead = self.ahead.checked_rem(self.met).unwrap_or(0);
         }
-        let index = if again { step - self.count } else { step };
+        let nth = if again && self.policy == Policy::RoundRobin {
+            step - self.count
+        } else {
+            step
+        };
+        let index = self.start.wrapping_add(nth.wrapping_mul(self.stride)) & self.mask;
+        if index >= self.count {
+            return true;
+        }
         let Some(peer) = peers.candidate(index) else {
             return true;
         };
@@ -261,7 +295,11 @@ impl Search {
                     self.best = pick;
                 }
             }
-            Policy::TwoChoices | Policy::BelowLevel => self.draw(pick),
+            Policy::TwoChoices | Policy::BelowLevel => {
+                self.draw(pick);
+                self.looks -= 1;
+                return self.looks != 0;
+            }
             Policy::RoundRobin if again => return self.give_turn(pick),
             Policy::RoundRobin => {
                 self.met += 1;
