@@ -14,10 +14,6 @@ pub const IPV4: u16 = 0x0800;
 pub const TCP: u8 = 6;
 
 /// A received frame.
-#[expect(
-    clippy::len_without_is_empty,
-    reason = "whoever reads a header learns it"
-)]
 pub trait Frame {
     /// The first bytes of a header of `N` bytes.
     type Header<'a, const N: usize>: Header
