@@ -187,13 +187,13 @@ impl Held {
 
 /// Sends the server's name, or why there is none, when the answer has begun. Returns when it is complete.
 fn hold(address: Ipv4Addr, path: &str, begun: &mpsc::Sender<io::Result<String>>) -> io::Result<()> {
-    let begin = || {
+    let first_part = || {
         let mut connection = Connection::from_here(address)?;
         connection.send("GET", path, &[])?;
         let head = connection.head()?;
         Ok((connection, head))
     };
-    let (name, rest) = match begin() {
+    let (name, rest) = match first_part() {
         Ok((connection, head)) => (Ok(head.server), Some((connection, head.length))),
         Err(error) => (Err(error), None),
     };

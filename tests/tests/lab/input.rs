@@ -55,7 +55,9 @@ fn an_attach_that_fails_changes_nothing() {
     fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
     let key = key.to_str().unwrap();
     refused(server, &["--key", key], 1, &[key, "0644", "chmod 600"]);
-    refused(server, &["--key", &config], 1, &["holds no key"]);
+    fs::write(key, "secret\n").unwrap();
+    fs::set_permissions(key, Permissions::from_mode(0o600)).unwrap();
+    refused(server, &["--key", key], 1, &[key, "holds no key"]);
 
     refused(
         server,
