@@ -72,6 +72,9 @@ impl Running {
             interrupt: signal(SignalKind::interrupt())?,
         };
         let mut running = Self::start(prepared, answers).await?;
+        if let Some(key) = prepared.new_key.take() {
+            key.keep();
+        }
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let waiting = running.live(prepared, &mut inputs).await;
