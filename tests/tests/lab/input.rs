@@ -74,6 +74,12 @@ fn an_attach_that_fails_changes_nothing() {
         &["/proc/nowhere"],
     );
 
+    // A key is made where there is none, but not for an attach that fails later.
+    let new = server.dir().join("new.key");
+    let new = new.to_str().unwrap();
+    let arguments = ["--key", new, "--pin-dir", "/proc/nowhere"];
+    refused(server, &arguments, 1, &["/proc/nowhere"]);
+
     let taken = server
         .host
         .enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, EXCHANGE)))
