@@ -157,14 +157,20 @@ fn expected(explanation: &Value) -> String {
     }
 }
 
-/// The server that answers to a connection from `port`. It closes first, so that the port is free again at once.
+/// The server that answers to a connection from `port`. It closes first, so that the port is free again at once: curl reads
+/// on until then if it ignores the length.
 fn curl(lab: &Lab, port: u16) -> String {
     let url = format!("http://{}/", lab.server(1).address());
     let port = port.to_string();
+    let arguments = [
+        "--local-port",
+        &port,
+        "--ignore-content-length",
+        "-H",
+        "Connection: close",
+    ];
     until_some("an answer", Duration::from_secs(5), || {
-        let answer = lab
-            .client
-            .curl(&url, &["--local-port", &port, "-H", "Connection: close"]);
+        let answer = lab.client.curl(&url, &arguments);
         (answer.status == 200).then_some(answer.server)
     })
 }
