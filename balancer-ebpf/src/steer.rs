@@ -152,6 +152,7 @@ impl Passage<'_> {
         let sight = Sight {
             peers: settings.peers,
             service: self.service,
+            interface: self.frame.interface(),
             timeout_ns: settings.timeout_ns,
             now: self.now,
         };
@@ -328,6 +329,8 @@ impl Passage<'_> {
 struct Sight {
     peers: u32,
     service: u32,
+    /// Where the packet came in, and would go out.
+    interface: u32,
     timeout_ns: u64,
     now: u64,
 }
@@ -340,7 +343,7 @@ impl Peers for Sight {
 
     #[inline(always)]
     fn candidate(&self, index: u32) -> Option<Candidate> {
-        let peer = living_peer(index)?;
+        let peer = living_peer(index).filter(|peer| peer.interface == self.interface)?;
         // S207 by the kernel's clock: a daemon that stopped doesn't keep a dead peer on-line.
         if self.now.saturating_sub(peer.last_report_ns) > self.timeout_ns {
             return None;

@@ -1,5 +1,6 @@
 //! What the daemon needs before it changes anything on the host's network.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -106,6 +107,22 @@ impl Prepared {
             })?;
         }
         self.make_dir(&pin_dir)
+    }
+
+    /// The identities, and the index of the interface that each is on.
+    pub fn held(&self) -> BTreeMap<IpAddr, u32> {
+        let on = |address| {
+            let has = |interface: &&Interface| interface.ips().any(|own| own == address);
+            self.interfaces
+                .iter()
+                .find(has)
+                .unwrap_or(&self.interfaces[0])
+                .index
+        };
+        self.identities
+            .iter()
+            .map(|identity| (identity.addr(), on(identity.addr())))
+            .collect()
     }
 
     /// The identities as peers are told of them.

@@ -117,8 +117,8 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
         if let Some(slot) = self.known("FLOWS", self.maps.flows.get(&key, 0).ok())? {
             return Ok((Outcome::Steer, Some(slot), "steered"));
         }
-        match self.maps.identities.get(&key.identity, 0).ok() {
-            Some(Identity { kind: HELD, .. }) => {
+        let interface = match self.maps.identities.get(&key.identity, 0).ok() {
+            Some(Identity { kind: HELD, owner }) => {
                 self.say(
                     "S201",
                     format!(
@@ -126,12 +126,13 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
                         destination.ip()
                     ),
                 );
+                owner
             }
             Some(Identity {
                 kind: FOREIGN,
-                peer,
+                owner,
             }) => {
-                let holder = self.peer_name(peer)?;
+                let holder = self.peer_name(owner)?;
                 self.say(
                     "flow",
                     format!(
@@ -151,14 +152,14 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
                 );
                 return Ok((Outcome::Pass, None, "not_ours"));
             }
-        }
+        };
         if let Some(slot) = self.known("HALF_OPEN", self.maps.half_open.get(&key, 0).ok())? {
             return Ok((Outcome::Steer, Some(slot), "steered_repeated"));
         }
-        self.decide(service, &key)
+        self.decide(service, interface, &key)
     }
 
-    fn decide(&self, service: u32, key: &FlowKey) -> Result<End> {
+    fn decide(&self, service: u32, interface: u32, key: &FlowKey) -> Result<End> {
         let settings = self.maps.settings.get(&0, 0)?;
         let sheet = self.maps.services.get(&service, 0)?;
         let connections = self.maps.connections.get(&service, 0)?;
@@ -178,6 +179,7 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
         let peers = Looks {
             story: self,
             service,
+            interface,
             count: settings.peers,
             timeout_ns: settings.timeout_ns,
             told: RefCell::default(),
@@ -268,6 +270,8 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
 struct Looks<'a, N> {
     story: &'a Story<'a, N>,
     service: u32,
+    /// Where the packet is taken to come in: the interface that has the identity.
+    interface: u32,
     count: u32,
     timeout_ns: u64,
     /// The peers that were told of.
@@ -281,6 +285,9 @@ impl<N: Fn(u64) -> String> Looks<'_, N> {
         let milliseconds = age / 1_000_000;
         if peer.state != PEER_ALIVE {
             return (None, format!("{name} is dead (S207)"));
+        }
+        if peer.interface != self.interface {
+            return (None, format!("{name} is on another link"));
         }
         if age > self.timeout_ns {
             return (
