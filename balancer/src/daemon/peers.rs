@@ -48,7 +48,7 @@ impl Running {
             Event::NameConflict { id, name } => self.warnings.set(
                 &format!("{id} name"),
                 Some(format!(
-                    "server {id} has the name {name}, too: give each a name of its own"
+                    "server {id} has the same name, {name}: give each a name of its own"
                 )),
             ),
             Event::Forgotten(id) => self.forget(prepared, id).await?,
