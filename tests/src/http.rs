@@ -129,7 +129,8 @@ impl Connection {
     }
 }
 
-/// Connections that are opened at once and then held open, each by an answer that takes its time.
+/// Connections that are opened at once and then held open, each by an answer that takes its time. Dropped, they go on to
+/// their ends, and nobody looks at these.
 pub struct Held {
     servers: Vec<String>,
     ends: Vec<JoinHandle<io::Result<()>>>,

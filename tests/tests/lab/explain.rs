@@ -20,13 +20,11 @@ fn explanations_come_true() {
     // Idle.
     assert_eq!(try_all(&lab, 20_000), reasons(&["kept_below_level"]));
     // Above the level, and the peers far below.
-    let held = Held::open(&lab.client, address, 14, 4);
+    let _some = Held::open(&lab.client, address, 14, 20);
     assert!(try_all(&lab, 21_000).contains("steered_new"));
-    held.finish();
     // Above the level, and the peers as well.
-    let held = Held::open(&lab.client, address, 43, 10);
+    let _more = Held::open(&lab.client, address, 29, 20);
     assert!(try_all(&lab, 22_000).contains("kept_no_candidate"));
-    held.finish();
 }
 
 #[test]
@@ -82,7 +80,7 @@ fn a_flow_that_is_steered_stays_with_its_peer() {
     let Some(mut lab) = Lab::new(3) else { return };
     lab.start(WITHOUT_CPU, "native");
     let server = lab.server(1);
-    let held = Held::open(&lab.client, server.address(), 14, 4);
+    let held = Held::open(&lab.client, server.address(), 14, 8);
 
     // One that is open.
     let mut connection = Connection::open(&lab.client, server.address()).unwrap();

@@ -62,9 +62,9 @@ fn nothing_is_steered_below_the_overload_level() {
     lab.start(WITHOUT_CPU, "native");
     let address = lab.server(1).address();
 
-    let held = Held::open(&lab.client, address, 8, 4);
+    let held = Held::open(&lab.client, address, 8, 8);
     assert_eq!(held.served_by("web1"), 8);
-    for _ in 0..100 {
+    for _ in 0..50 {
         let mut connection = Connection::open(&lab.client, address).unwrap();
         assert_eq!(connection.get("/").unwrap().server, "web1");
         drop(connection);
@@ -90,7 +90,7 @@ fn servers_reach_each_other() {
     };
 
     reach();
-    let held = Held::open(&lab.client, lab.server(1).address(), OVERLOAD, 4);
+    let held = Held::open(&lab.client, lab.server(1).address(), OVERLOAD, 6);
     assert!(held.served_by("web1") < OVERLOAD);
     assert_ne!(lab.client.curl(&url, &[]).server, "web1");
     reach();
