@@ -22,7 +22,13 @@ fn explanations_come_true() {
     // Above the level, and the peers far below.
     let _some = Held::open(&lab.client, address, 14, 20);
     assert!(try_all(&lab, 21_000).contains("steered_new"));
-    // Above the level, and the peers as well.
+    // Above the level, and the peers as well: once they have said that they are rid of what the trials brought them.
+    let before = reports(lab.server(1));
+    until(
+        "each peer has reported twice",
+        Duration::from_secs(5),
+        || reports(lab.server(1)) >= before + 4,
+    );
     let _more = Held::open(&lab.client, address, 29, 20);
     assert!(try_all(&lab, 22_000).contains("kept_no_candidate"));
 }
@@ -179,8 +185,10 @@ fn curl(lab: &Lab, port: u16) -> String {
     })
 }
 
-fn reports(server: &Server) -> Value {
-    server.status()["exchange"]["received"].clone()
+/// Reports that have come in.
+fn reports(server: &Server) -> u64 {
+    let status = server.status();
+    status["exchange"]["received"].as_u64().expect("a number")
 }
 
 fn reasons(names: &[&str]) -> BTreeSet<String> {
