@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     process::{self, Command},
@@ -43,6 +43,8 @@ fn all_is_as_before() {
         rules.lines().next(),
         Some("90:\tfrom all to 10.99.0.2 iif lo lookup main proto kernel")
     );
+    let last = "91:\tfrom all to 10.99.0.3 iif lo unreachable proto kernel";
+    assert!(rules.lines().any(|rule| rule == last), "{rules}");
     assert!(!server.ip(&["-6", "rule"]).contains("\n0:"));
 
     server.block_on(async {
@@ -85,7 +87,7 @@ fn what_was_there_before_stays() {
         server.ip(&[family, "rule", "delete", "pref", "0"]);
     }
     server.ip(&["address", "add", "10.99.0.2/32", "dev", "lo"]);
-    server.ip(&["-6", "address", "add", "fd99::2/128", "dev", "lo"]);
+    server.ip(&["-6", "address", "add", "fd99::2/128", "dev", "lo", "nodad"]);
     server.ip(&[
         "rule",
         "add",
@@ -104,14 +106,144 @@ fn what_was_there_before_stays() {
     server.block_on(async {
         let mut host = Host::open(&dir.path().join("undo")).await.unwrap();
         host.accept_steered(&["eth0".to_owned()]).await.unwrap();
-        host.set_foreign(&set(&["10.99.0.2", "10.99.0.3", "fd99::2"]))
+        let own = host
+            .set_foreign(&set(&["10.99.0.2", "10.99.0.3", "fd99::2", "fd99::3"]))
             .await
             .unwrap();
+        let on_lo = set(&["10.99.0.2", "fd99::2"]).into_iter();
+        assert_eq!(
+            own,
+            on_lo.map(|address| (address, "lo".to_owned())).collect()
+        );
         assert_ne!(server.dump(), before);
         host.set_foreign(&BTreeSet::new()).await.unwrap();
         host.restore().await.unwrap();
     });
     assert_eq!(server.dump(), before);
+}
+
+#[test]
+fn local_rules_made_by_others_are_moved_and_come_back() {
+    let Some(lab) = Lab::new(&["a"]) else { return };
+    let server = &lab.hosts[0];
+    let dir = tempfile::tempdir().unwrap();
+    for (family, protocol) in [("-4", "static"), ("-6", "boot")] {
+        server.ip(&[family, "rule", "add", "pref", "50", "lookup", "local"]);
+        server.ip(&[family, "rule", "delete", "pref", "0"]);
+        server.ip(&[
+            family, "rule", "add", "pref", "0", "lookup", "local", "protocol", protocol,
+        ]);
+        server.ip(&[family, "rule", "delete", "pref", "50"]);
+    }
+    let before = server.dump();
+
+    server.block_on(async {
+        let mut host = Host::open(&dir.path().join("undo")).await.unwrap();
+        host.set_foreign(&set(&["10.99.0.2", "fd99::2"]))
+            .await
+            .unwrap();
+        for family in ["-4", "-6"] {
+            let rules = server.ip(&[family, "rule"]);
+            assert!(rules.starts_with("90:"), "{rules}");
+        }
+        host.restore().await.unwrap();
+    });
+    assert_eq!(server.dump(), before);
+}
+
+#[test]
+fn own_traffic_for_a_peer_never_ends_here() {
+    let Some(lab) = Lab::new(&["a", "b"]) else {
+        return;
+    };
+    let [a, b] = &lab.hosts[..] else {
+        unreachable!()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    b.serve();
+    b.block_on(async {
+        let mut host = Host::open(&dir.path().join("undo")).await.unwrap();
+        host.accept_steered(&["eth0".to_owned()]).await.unwrap();
+        host.set_foreign(&a.addresses.into()).await.unwrap();
+        // Table main has no route now.
+        b.link("down");
+        for address in a.addresses {
+            let error = b.connect(address).unwrap_err();
+            assert!(
+                matches!(
+                    error.raw_os_error(),
+                    Some(libc::EHOSTUNREACH | libc::ENETUNREACH)
+                ),
+                "{address}: {error}"
+            );
+        }
+        host.restore().await.unwrap();
+    });
+}
+
+#[test]
+fn no_peer_cuts_a_host_off_from_its_own_addresses() {
+    let Some(lab) = Lab::new(&["a"]) else { return };
+    let server = &lab.hosts[0];
+    let dir = tempfile::tempdir().unwrap();
+    server.serve();
+    server.ip(&["link", "add", "eth1", "type", "veth", "peer", "name", "far"]);
+    for end in ["eth1", "far"] {
+        server.sysctl(&format!("net/ipv6/conf/{end}/accept_dad"), "0");
+        server.ip(&["link", "set", end, "up"]);
+    }
+    let near = ["10.98.0.1", "fd98::1"];
+    let later = ["10.97.0.1", "fd97::1"];
+    let assign = |addresses: [&str; 2]| {
+        for (address, length) in addresses.iter().zip([24, 64]) {
+            server.ip(&[
+                "address",
+                "add",
+                &format!("{address}/{length}"),
+                "dev",
+                "eth1",
+            ]);
+        }
+    };
+    let on_eth1 = |addresses: &[&str]| {
+        let addresses = set(addresses).into_iter();
+        addresses
+            .map(|address| (address, "eth1".to_owned()))
+            .collect()
+    };
+    assign(near);
+    let wanted = set(&[&near[..], &later[..]].concat());
+    let state = || {
+        let show = |family| {
+            let routes = server.ip(&[family, "route", "show", "table", "all"]);
+            server.ip(&[family, "rule"]) + &routes
+        };
+        show("-4") + &show("-6") + &server.ip(&["address", "show", "dev", "lo"])
+    };
+
+    server.block_on(async {
+        let mut host = Host::open(&dir.path().join("undo")).await.unwrap();
+        assert_eq!(host.set_foreign(&wanted).await.unwrap(), on_eth1(&near));
+        for address in set(&near) {
+            assert!(!state().contains(&format!("to {address}")), "{}", state());
+            assert_eq!(server.ask(address), "a");
+        }
+
+        assign(later);
+        let all = [&near[..], &later[..]].concat();
+        assert_eq!(host.set_foreign(&wanted).await.unwrap(), on_eth1(&all));
+        let left = state();
+        for address in &wanted {
+            assert!(!left.contains(&format!("to {address}")), "{left}");
+            assert_eq!(server.ask(*address), "a");
+        }
+        assert!(
+            left.contains("10.97.0.0/24 dev eth1") && left.contains("fd97::/64 dev eth1"),
+            "{left}"
+        );
+        assert!(!left.contains("10.97.0.1/32"), "{left}");
+        host.restore().await.unwrap();
+    });
 }
 
 #[test]
@@ -141,6 +273,8 @@ fn steered_packets_are_taken_and_own_traffic_reaches_the_owner() {
             let mut host = Host::open(&dir.path().join(&server.label)).await.unwrap();
             host.set_foreign(&peer.addresses.into()).await.unwrap();
         });
+        // Packets from the owner of a foreign address must pass the strictest source validation, too.
+        server.sysctl("net/ipv4/conf/eth0/rp_filter", "1");
     }
     let who_has_a = || {
         client
@@ -292,7 +426,7 @@ impl Lab {
             return None;
         }
         let lab = format!(
-            "bn-{}-{}",
+            "bh-{}-{}",
             process::id(),
             LABS.fetch_add(1, Ordering::Relaxed)
         );
@@ -440,14 +574,16 @@ impl Namespace {
 
     /// Who answers on `address`?
     fn ask(&self, address: IpAddr) -> String {
-        self.enter(|| {
-            let server = SocketAddr::new(address, PORT);
-            let mut answer = String::new();
-            TcpStream::connect_timeout(&server, Duration::from_secs(5))
-                .and_then(|mut stream| stream.read_to_string(&mut answer))
-                .unwrap_or_else(|error| panic!("{} asks {server}: {error}", self.label));
-            answer
-        })
+        let mut answer = String::new();
+        self.connect(address)
+            .and_then(|mut stream| stream.read_to_string(&mut answer))
+            .unwrap_or_else(|error| panic!("{} asks {address}: {error}", self.label));
+        answer
+    }
+
+    fn connect(&self, address: IpAddr) -> io::Result<TcpStream> {
+        let server = SocketAddr::new(address, PORT);
+        self.enter(|| TcpStream::connect_timeout(&server, Duration::from_secs(5)))
     }
 
     fn source_towards(&self, address: IpAddr) -> IpAddr {
