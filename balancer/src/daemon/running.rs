@@ -40,8 +40,6 @@ pub struct Running {
     pub(super) settings: Settings,
     /// Where probes send their results.
     pub(super) probed: mpsc::Sender<(ServerId, bool)>,
-    /// Peers' addresses are not all as they should be on this host.
-    pub(super) foreign_pending: bool,
     /// Peers that a predecessor knew have had the time to report.
     pub(super) adopted_judged: bool,
     pub(super) reviewed: Timestamp,
@@ -189,9 +187,8 @@ impl Running {
         }
         self.reviewed = now;
         self.services.review_sockets(&mut self.datapath.maps)?;
-        if self.foreign_pending {
-            self.set_foreign(prepared).await;
-        }
+        // What failed is tried again, and an address that this host has got since is let go.
+        self.set_foreign(prepared).await;
         // Peers that a predecessor steered flows to, and that nobody has heard of since: do their hosts live?
         if !self.adopted_judged
             && now.since(self.started) > prepared.options.config.exchange.timeout() * 2
@@ -313,16 +310,35 @@ impl Running {
     async fn set_foreign(&mut self, prepared: &mut Prepared) {
         const TOPIC: &str = "addresses of peers";
         let result = prepared.host.set_foreign(&self.table.foreign()).await;
-        self.foreign_pending = result.is_err();
         match result {
-            Ok(()) => {
+            Ok(own) => {
                 self.warnings.remove(TOPIC);
+                self.warn_of_own_addresses(&own);
             }
             Err(error) => self.warn(
                 TOPIC,
                 &format!("this host cannot take flows for them: {error:#}"),
             ),
         }
+    }
+
+    fn warn_of_own_addresses(&mut self, own: &BTreeMap<IpAddr, String>) {
+        const TOPIC: &str = "own addresses";
+        if own.is_empty() {
+            self.warnings.remove(TOPIC);
+            return;
+        }
+        let own: Vec<_> = own
+            .iter()
+            .map(|(address, interface)| {
+                format!("{address} of a peer is this host's own, on {interface}")
+            })
+            .collect();
+        let text = format!(
+            "{}: what this host itself sends there stays here. Two servers must not have one address",
+            own.join("; ")
+        );
+        self.warn(TOPIC, &text);
     }
 
     pub(super) fn write_settings(&mut self) -> Result<()> {

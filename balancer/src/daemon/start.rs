@@ -48,7 +48,6 @@ impl Running {
             warnings: BTreeMap::new(),
             settings,
             probed,
-            foreign_pending: false,
             adopted_judged: false,
             reviewed: now,
         };
