@@ -14,7 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use balancer::control;
 use balancer::datapath::host::{Change, Host, arp};
+use nix::mount::MsFlags;
 use nix::sched::{CloneFlags, setns};
 
 const PORT: u16 = 8000;
@@ -25,7 +27,7 @@ fn all_is_as_before() {
     let Some(lab) = Lab::new(&["a"]) else { return };
     let server = &lab.hosts[0];
     let dir = tempfile::tempdir().unwrap();
-    let journal = dir.path().join("run/a.undo");
+    let journal = dir.path().join("a.undo");
     let before = server.dump();
     let interfaces = ["eth0".to_owned()];
 
@@ -73,7 +75,7 @@ fn all_is_as_before() {
         host.restore().await.unwrap();
     });
     assert_eq!(server.dump(), before);
-    assert!(!dir.path().join("run").exists());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -370,6 +372,72 @@ fn probe_finds_the_living_and_not_the_dead() {
 }
 
 #[test]
+fn a_journal_is_for_its_network_namespace() {
+    let Some(lab) = Lab::new(&["a", "b"]) else {
+        return;
+    };
+    let [a, b] = &lab.hosts[..] else {
+        unreachable!()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("undo");
+    a.block_on(async {
+        let mut host = Host::open(&journal).await.unwrap();
+        host.set_foreign(&b.addresses.into()).await.unwrap();
+    });
+    let elsewhere = b.block_on(async { Host::open(&journal).await.err().unwrap() });
+    assert!(
+        elsewhere.to_string().contains("another network namespace"),
+        "{elsewhere}"
+    );
+    a.block_on(async {
+        Host::open(&journal).await.unwrap().restore().await.unwrap();
+    });
+    assert!(!a.ip(&["rule"]).contains("90:"));
+}
+
+#[test]
+fn the_default_directory_goes_with_the_last_file_in_it() {
+    if !privileged() {
+        return;
+    }
+    let directory = Path::new(control::DEFAULT_PATH).parent().unwrap();
+    let journal = directory.join("one.undo");
+    let life = || {
+        nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let mount = |source, target, kind, flags| {
+            nix::mount::mount(source, target, kind, flags, None::<&str>).unwrap();
+        };
+        let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+        mount(None::<&str>, "/", None::<&str>, private);
+        mount(Some("run"), "/run", Some("tmpfs"), MsFlags::empty());
+        // A predecessor that was killed made it.
+        fs::create_dir(directory).unwrap();
+        block_on(async {
+            // As the daemon does: the socket before the journal, the journal undone before the socket goes.
+            let control = control::Server::open(Path::new(control::DEFAULT_PATH)).unwrap();
+            let mut host = Host::open(&journal).await.unwrap();
+            host.record(Change::Pinned("/nonexistent".into())).unwrap();
+            host.restore().await.unwrap();
+            assert!(directory.exists());
+            drop(control);
+            assert!(!directory.exists());
+
+            // An attach that fails once both are open, and one that can't listen.
+            let control = control::Server::open(Path::new(control::DEFAULT_PATH)).unwrap();
+            drop((control, Host::open(&journal).await.unwrap()));
+            assert!(!directory.exists());
+            let too_long = directory.join("x".repeat(200));
+            assert!(control::Server::open(&too_long).is_err());
+            assert!(!directory.exists());
+        });
+    };
+    // On a thread of its own: it stays in its own mount namespace.
+    thread::scope(|scope| scope.spawn(life).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+#[test]
 fn bpffs_is_unmounted_unless_others_use_it() {
     if !privileged() {
         return;
@@ -387,7 +455,7 @@ fn bpffs_is_unmounted_unless_others_use_it() {
                 Some("bpf"),
                 &bpffs,
                 Some("bpf"),
-                nix::mount::MsFlags::empty(),
+                MsFlags::empty(),
                 None::<&str>,
             )
             .unwrap();

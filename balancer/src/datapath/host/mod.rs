@@ -12,6 +12,7 @@ mod change;
 mod foreign;
 mod journal;
 mod kernel;
+mod lock;
 #[cfg(test)]
 mod model;
 mod netlink;
@@ -42,9 +43,10 @@ pub struct Host {
 
 impl Host {
     /// Opens the host with its undo journal in the file `journal`, and adopts the changes in it if it exists: they are then
-    /// kept where they are wanted, and undone like those made from now on. Changes nothing.
+    /// kept where they are wanted, and undone like those made from now on. Changes nothing on the host.
     ///
-    /// Must be called within a tokio runtime. Fails on a journal that cannot be trusted, naming it.
+    /// The journal is this one's alone until it is dropped. Must be called within a tokio runtime. Fails on a journal that
+    /// another balancer has open, that is of another network namespace or that cannot be trusted, naming it.
     #[expect(
         clippy::unused_async,
         reason = "it spawns, so a caller without a runtime should not get past the compiler"
