@@ -9,3 +9,4 @@ pub mod datapath;
 pub mod exchange;
 pub mod health;
 pub mod load;
+pub mod run_dir;

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     process::{self, Command},
@@ -14,7 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use balancer::control;
 use balancer::datapath::host::{Change, Host, arp};
+use nix::mount::MsFlags;
 use nix::sched::{CloneFlags, setns};
 
 const PORT: u16 = 8000;
@@ -25,7 +27,7 @@ fn all_is_as_before() {
     let Some(lab) = Lab::new(&["a"]) else { return };
     let server = &lab.hosts[0];
     let dir = tempfile::tempdir().unwrap();
-    let journal = dir.path().join("run/a.undo");
+    let journal = dir.path().join("a.undo");
     let before = server.dump();
     let interfaces = ["eth0".to_owned()];
 
@@ -43,6 +45,8 @@ fn all_is_as_before() {
         rules.lines().next(),
         Some("90:\tfrom all to 10.99.0.2 iif lo lookup main proto kernel")
     );
+    let last = "91:\tfrom all to 10.99.0.3 iif lo unreachable proto kernel";
+    assert!(rules.lines().any(|rule| rule == last), "{rules}");
     assert!(!server.ip(&["-6", "rule"]).contains("\n0:"));
 
     server.block_on(async {
@@ -71,7 +75,7 @@ fn all_is_as_before() {
         host.restore().await.unwrap();
     });
     assert_eq!(server.dump(), before);
-    assert!(!dir.path().join("run").exists());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -85,7 +89,7 @@ fn what_was_there_before_stays() {
         server.ip(&[family, "rule", "delete", "pref", "0"]);
     }
     server.ip(&["address", "add", "10.99.0.2/32", "dev", "lo"]);
-    server.ip(&["-6", "address", "add", "fd99::2/128", "dev", "lo"]);
+    server.ip(&["-6", "address", "add", "fd99::2/128", "dev", "lo", "nodad"]);
     server.ip(&[
         "rule",
         "add",
@@ -104,14 +108,144 @@ fn what_was_there_before_stays() {
     server.block_on(async {
         let mut host = Host::open(&dir.path().join("undo")).await.unwrap();
         host.accept_steered(&["eth0".to_owned()]).await.unwrap();
-        host.set_foreign(&set(&["10.99.0.2", "10.99.0.3", "fd99::2"]))
+        let own = host
+            .set_foreign(&set(&["10.99.0.2", "10.99.0.3", "fd99::2", "fd99::3"]))
             .await
             .unwrap();
+        let on_lo = set(&["10.99.0.2", "fd99::2"]).into_iter();
+        assert_eq!(
+            own,
+            on_lo.map(|address| (address, "lo".to_owned())).collect()
+        );
         assert_ne!(server.dump(), before);
         host.set_foreign(&BTreeSet::new()).await.unwrap();
         host.restore().await.unwrap();
     });
     assert_eq!(server.dump(), before);
+}
+
+#[test]
+fn local_rules_made_by_others_are_moved_and_come_back() {
+    let Some(lab) = Lab::new(&["a"]) else { return };
+    let server = &lab.hosts[0];
+    let dir = tempfile::tempdir().unwrap();
+    for (family, protocol) in [("-4", "static"), ("-6", "boot")] {
+        server.ip(&[family, "rule", "add", "pref", "50", "lookup", "local"]);
+        server.ip(&[family, "rule", "delete", "pref", "0"]);
+        server.ip(&[
+            family, "rule", "add", "pref", "0", "lookup", "local", "protocol", protocol,
+        ]);
+        server.ip(&[family, "rule", "delete", "pref", "50"]);
+    }
+    let before = server.dump();
+
+    server.block_on(async {
+        let mut host = Host::open(&dir.path().join("undo")).await.unwrap();
+        host.set_foreign(&set(&["10.99.0.2", "fd99::2"]))
+            .await
+            .unwrap();
+        for family in ["-4", "-6"] {
+            let rules = server.ip(&[family, "rule"]);
+            assert!(rules.starts_with("90:"), "{rules}");
+        }
+        host.restore().await.unwrap();
+    });
+    assert_eq!(server.dump(), before);
+}
+
+#[test]
+fn own_traffic_for_a_peer_never_ends_here() {
+    let Some(lab) = Lab::new(&["a", "b"]) else {
+        return;
+    };
+    let [a, b] = &lab.hosts[..] else {
+        unreachable!()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    b.serve();
+    b.block_on(async {
+        let mut host = Host::open(&dir.path().join("undo")).await.unwrap();
+        host.accept_steered(&["eth0".to_owned()]).await.unwrap();
+        host.set_foreign(&a.addresses.into()).await.unwrap();
+        // Table main has no route now.
+        b.link("down");
+        for address in a.addresses {
+            let error = b.connect(address).unwrap_err();
+            assert!(
+                matches!(
+                    error.raw_os_error(),
+                    Some(libc::EHOSTUNREACH | libc::ENETUNREACH)
+                ),
+                "{address}: {error}"
+            );
+        }
+        host.restore().await.unwrap();
+    });
+}
+
+#[test]
+fn no_peer_cuts_a_host_off_from_its_own_addresses() {
+    let Some(lab) = Lab::new(&["a"]) else { return };
+    let server = &lab.hosts[0];
+    let dir = tempfile::tempdir().unwrap();
+    server.serve();
+    server.ip(&["link", "add", "eth1", "type", "veth", "peer", "name", "far"]);
+    for end in ["eth1", "far"] {
+        server.sysctl(&format!("net/ipv6/conf/{end}/accept_dad"), "0");
+        server.ip(&["link", "set", end, "up"]);
+    }
+    let near = ["10.98.0.1", "fd98::1"];
+    let later = ["10.97.0.1", "fd97::1"];
+    let assign = |addresses: [&str; 2]| {
+        for (address, length) in addresses.iter().zip([24, 64]) {
+            server.ip(&[
+                "address",
+                "add",
+                &format!("{address}/{length}"),
+                "dev",
+                "eth1",
+            ]);
+        }
+    };
+    let on_eth1 = |addresses: &[&str]| {
+        let addresses = set(addresses).into_iter();
+        addresses
+            .map(|address| (address, "eth1".to_owned()))
+            .collect()
+    };
+    assign(near);
+    let wanted = set(&[&near[..], &later[..]].concat());
+    let state = || {
+        let show = |family| {
+            let routes = server.ip(&[family, "route", "show", "table", "all"]);
+            server.ip(&[family, "rule"]) + &routes
+        };
+        show("-4") + &show("-6") + &server.ip(&["address", "show", "dev", "lo"])
+    };
+
+    server.block_on(async {
+        let mut host = Host::open(&dir.path().join("undo")).await.unwrap();
+        assert_eq!(host.set_foreign(&wanted).await.unwrap(), on_eth1(&near));
+        for address in set(&near) {
+            assert!(!state().contains(&format!("to {address}")), "{}", state());
+            assert_eq!(server.ask(address), "a");
+        }
+
+        assign(later);
+        let all = [&near[..], &later[..]].concat();
+        assert_eq!(host.set_foreign(&wanted).await.unwrap(), on_eth1(&all));
+        let left = state();
+        for address in &wanted {
+            assert!(!left.contains(&format!("to {address}")), "{left}");
+            assert_eq!(server.ask(*address), "a");
+        }
+        assert!(
+            left.contains("10.97.0.0/24 dev eth1") && left.contains("fd97::/64 dev eth1"),
+            "{left}"
+        );
+        assert!(!left.contains("10.97.0.1/32"), "{left}");
+        host.restore().await.unwrap();
+    });
 }
 
 #[test]
@@ -141,6 +275,8 @@ fn steered_packets_are_taken_and_own_traffic_reaches_the_owner() {
             let mut host = Host::open(&dir.path().join(&server.label)).await.unwrap();
             host.set_foreign(&peer.addresses.into()).await.unwrap();
         });
+        // Packets from the owner of a foreign address must pass the strictest source validation, too.
+        server.sysctl("net/ipv4/conf/eth0/rp_filter", "1");
     }
     let who_has_a = || {
         client
@@ -236,6 +372,72 @@ fn probe_finds_the_living_and_not_the_dead() {
 }
 
 #[test]
+fn a_journal_is_for_its_network_namespace() {
+    let Some(lab) = Lab::new(&["a", "b"]) else {
+        return;
+    };
+    let [a, b] = &lab.hosts[..] else {
+        unreachable!()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("undo");
+    a.block_on(async {
+        let mut host = Host::open(&journal).await.unwrap();
+        host.set_foreign(&b.addresses.into()).await.unwrap();
+    });
+    let elsewhere = b.block_on(async { Host::open(&journal).await.err().unwrap() });
+    assert!(
+        elsewhere.to_string().contains("another network namespace"),
+        "{elsewhere}"
+    );
+    a.block_on(async {
+        Host::open(&journal).await.unwrap().restore().await.unwrap();
+    });
+    assert!(!a.ip(&["rule"]).contains("90:"));
+}
+
+#[test]
+fn the_default_directory_goes_with_the_last_file_in_it() {
+    if !privileged() {
+        return;
+    }
+    let directory = Path::new(control::DEFAULT_PATH).parent().unwrap();
+    let journal = directory.join("one.undo");
+    let life = || {
+        nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let mount = |source, target, kind, flags| {
+            nix::mount::mount(source, target, kind, flags, None::<&str>).unwrap();
+        };
+        let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+        mount(None::<&str>, "/", None::<&str>, private);
+        mount(Some("run"), "/run", Some("tmpfs"), MsFlags::empty());
+        // A predecessor that was killed made it.
+        fs::create_dir(directory).unwrap();
+        block_on(async {
+            // As the daemon does: the socket before the journal, the journal undone before the socket goes.
+            let control = control::Server::open(Path::new(control::DEFAULT_PATH)).unwrap();
+            let mut host = Host::open(&journal).await.unwrap();
+            host.record(Change::Pinned("/nonexistent".into())).unwrap();
+            host.restore().await.unwrap();
+            assert!(directory.exists());
+            drop(control);
+            assert!(!directory.exists());
+
+            // An attach that fails once both are open, and one that can't listen.
+            let control = control::Server::open(Path::new(control::DEFAULT_PATH)).unwrap();
+            drop((control, Host::open(&journal).await.unwrap()));
+            assert!(!directory.exists());
+            let too_long = directory.join("x".repeat(200));
+            assert!(control::Server::open(&too_long).is_err());
+            assert!(!directory.exists());
+        });
+    };
+    // On a thread of its own: it stays in its own mount namespace.
+    thread::scope(|scope| scope.spawn(life).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+#[test]
 fn bpffs_is_unmounted_unless_others_use_it() {
     if !privileged() {
         return;
@@ -253,7 +455,7 @@ fn bpffs_is_unmounted_unless_others_use_it() {
                 Some("bpf"),
                 &bpffs,
                 Some("bpf"),
-                nix::mount::MsFlags::empty(),
+                MsFlags::empty(),
                 None::<&str>,
             )
             .unwrap();
@@ -292,7 +494,7 @@ impl Lab {
             return None;
         }
         let lab = format!(
-            "bn-{}-{}",
+            "bh-{}-{}",
             process::id(),
             LABS.fetch_add(1, Ordering::Relaxed)
         );
@@ -440,14 +642,16 @@ impl Namespace {
 
     /// Who answers on `address`?
     fn ask(&self, address: IpAddr) -> String {
-        self.enter(|| {
-            let server = SocketAddr::new(address, PORT);
-            let mut answer = String::new();
-            TcpStream::connect_timeout(&server, Duration::from_secs(5))
-                .and_then(|mut stream| stream.read_to_string(&mut answer))
-                .unwrap_or_else(|error| panic!("{} asks {server}: {error}", self.label));
-            answer
-        })
+        let mut answer = String::new();
+        self.connect(address)
+            .and_then(|mut stream| stream.read_to_string(&mut answer))
+            .unwrap_or_else(|error| panic!("{} asks {address}: {error}", self.label));
+        answer
+    }
+
+    fn connect(&self, address: IpAddr) -> io::Result<TcpStream> {
+        let server = SocketAddr::new(address, PORT);
+        self.enter(|| TcpStream::connect_timeout(&server, Duration::from_secs(5)))
     }
 
     fn source_towards(&self, address: IpAddr) -> IpAddr {

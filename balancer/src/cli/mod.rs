@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use clap::builder::{PathBufValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
 
 use crate::cluster::ServerId;
@@ -48,6 +49,8 @@ struct Instance {
         value_name = "DIR",
         env = "BALANCER_PIN_DIR",
         default_value = "/sys/fs/bpf/balancer",
+        // The undo journal goes by this name, and must be found again from any other directory.
+        value_parser = PathBufValueParser::new().try_map(std::path::absolute),
         help_heading = "Where the daemon is"
     )]
     pin_dir: PathBuf,
@@ -139,5 +142,17 @@ impl PeerNames {
     fn of(&self, id: u64) -> String {
         let id = ServerId(id).to_string();
         self.0.get(&id).cloned().unwrap_or(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pin_directory_is_the_same_from_everywhere() {
+        let cli = Cli::parse_from(["balancer", "status", "--pin-dir", "./pins"]);
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(cli.instance.pin_dir, here.join("pins"));
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::{Answer, Request};
+use crate::run_dir::RunDir;
 
 /// A request is a line; who sends more is no command of ours.
 const MAX_REQUEST: u64 = 64 * 1024;
@@ -26,6 +27,8 @@ pub struct Server {
     listener: UnixListener,
     questions: (mpsc::Sender<Question>, mpsc::Receiver<Question>),
     conversations: JoinSet<()>,
+    /// Goes after the socket, which is in it.
+    _directory: RunDir,
 }
 
 /// A request, and where its answer goes.
@@ -50,9 +53,7 @@ impl Server {
                 path.display()
             );
         }
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        }
+        let directory = RunDir::of(path)?;
         match fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => fs::remove_file(path)
                 .with_context(|| format!("cannot replace {}", path.display()))?,
@@ -64,14 +65,16 @@ impl Server {
         }
         let listener = UnixListener::bind(path)
             .with_context(|| format!("cannot listen at {}", path.display()))?;
-        fs::set_permissions(path, Permissions::from_mode(0o600))
-            .with_context(|| format!("cannot restrict {}", path.display()))?;
-        Ok(Self {
+        let server = Self {
             path: path.to_owned(),
             listener,
             questions: mpsc::channel(16),
             conversations: JoinSet::new(),
-        })
+            _directory: directory,
+        };
+        fs::set_permissions(path, Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot restrict {}", path.display()))?;
+        Ok(server)
     }
 
     /// The next question. Cancel-safe.

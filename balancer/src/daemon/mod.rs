@@ -23,7 +23,6 @@ use self::running::Running;
 use crate::config::{Config, ConfigError};
 use crate::control::Answer;
 use crate::datapath::Mode;
-use crate::datapath::host::Host;
 
 /// What `attach` was asked for.
 pub struct Options {
@@ -89,7 +88,7 @@ pub async fn run(options: Options) -> Result<()> {
 
 /// Undoes what a daemon left that was killed, or that was told to leave it.
 pub async fn restore(pin_dir: &Path) -> Result<()> {
-    let host = Host::open(&prepare::journal(pin_dir)).await?;
+    let host = prepare::open_host(pin_dir).await?;
     host.restore()
         .await
         .context("not everything on this host is as it was before")

@@ -1,5 +1,6 @@
 //! What happens to peers, and what is done about it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::Result;
@@ -68,8 +69,12 @@ impl Running {
     pub(super) async fn set_foreign(&mut self, prepared: &mut Prepared) -> Result<()> {
         let result = prepared.host.set_foreign(&self.table.foreign()).await;
         self.foreign_pending = result.is_err();
-        self.warnings
-            .note("this host cannot take flows for its peers", result);
+        let own = result.as_ref().ok().and_then(own_addresses);
+        self.warnings.set("own addresses", own);
+        self.warnings.note(
+            "this host cannot take flows for its peers",
+            result.map(drop),
+        );
         self.report(prepared)
     }
 
@@ -96,6 +101,22 @@ impl Running {
         });
         self.warnings.set(&format!("{id} link"), apart);
     }
+}
+
+/// What to say of peers' addresses that are on interfaces of this host.
+fn own_addresses(own: &BTreeMap<IpAddr, String>) -> Option<String> {
+    let texts: Vec<_> = own
+        .iter()
+        .map(|(address, interface)| {
+            format!("{address} of a peer is this host's own, on {interface}")
+        })
+        .collect();
+    (!texts.is_empty()).then(|| {
+        format!(
+            "{}: what this host sends there stays here. Two servers must not have one address",
+            texts.join("; ")
+        )
+    })
 }
 
 /// Identities that a peer reports and this server has as well.

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -15,9 +16,7 @@ use crate::datapath::host::{Change, Host};
 use crate::datapath::interface::Interface;
 use crate::datapath::maps;
 use crate::exchange::{self, Audience, Exchange, Key, KeyError, Keyring, clock};
-
-/// Where the undo journals are.
-const STATE_DIR: &str = "/run/balancer";
+use crate::run_dir;
 
 /// All that could be checked before the first change, checked.
 pub struct Prepared {
@@ -63,8 +62,8 @@ impl Prepared {
         let id = server_id(config.server.name.as_str(), &interfaces[0]);
         maps::check_layout(&options.pin_dir)?;
         let control = Server::open(&options.control)?;
+        let host = open_host(&options.pin_dir).await?;
         let (exchange, new_key) = open_exchange(&options, &interfaces, id).await?;
-        let host = Host::open(&journal(&options.pin_dir)).await?;
         Ok(Self {
             options,
             interfaces,
@@ -168,13 +167,32 @@ impl Drop for NewKey {
     }
 }
 
-/// The undo journal of the instance that has its pins in `pin_dir`.
-pub fn journal(pin_dir: &Path) -> PathBuf {
-    let name = pin_dir
-        .to_string_lossy()
-        .trim_matches('/')
-        .replace('/', "-");
-    Path::new(STATE_DIR).join(format!("{name}.undo"))
+/// The host, with the undo journal of the instance that has its pins in `pin_dir`.
+pub async fn open_host(pin_dir: &Path) -> Result<Host> {
+    Host::open(&journal(pin_dir))
+        .await
+        .with_context(|| format!("cannot use {}", pin_dir.display()))
+}
+
+/// No two directories have the same: `-` stands for `/`, and what is no letter, digit, dot or underscore is written `%2d`.
+fn journal(pin_dir: &Path) -> PathBuf {
+    let mut name = String::new();
+    for part in pin_dir.components() {
+        let (Component::Normal(_) | Component::ParentDir) = part else {
+            continue;
+        };
+        if !name.is_empty() {
+            name.push('-');
+        }
+        for &byte in part.as_os_str().as_bytes() {
+            if byte.is_ascii_alphanumeric() || b"._".contains(&byte) {
+                name.push(char::from(byte));
+            } else {
+                name.push_str(&format!("%{byte:02x}"));
+            }
+        }
+    }
+    Path::new(run_dir::DEFAULT).join(name + ".undo")
 }
 
 fn on_bpffs(dir: &Path) -> bool {
@@ -292,4 +310,22 @@ fn keyring(paths: &[PathBuf]) -> Result<(Keyring, Option<NewKey>)> {
     }
     let (first, others) = keys.split_first().context("no key file is configured")?;
     Ok((Keyring::new(first, others), new))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_pin_directory_has_a_journal_of_its_own() {
+        let name = |pin_dir: &str| journal(Path::new(pin_dir)).display().to_string();
+        assert_eq!(
+            name("/sys/fs/bpf/balancer"),
+            "/run/balancer/sys-fs-bpf-balancer.undo"
+        );
+        assert_eq!(name("/a/b/"), name("/a/b"));
+        let others = ["/a-b", "/a/b", "/a%2db", "/a_b", "/a b", "/ab", "/a/../b"].map(name);
+        let different: std::collections::BTreeSet<_> = others.iter().collect();
+        assert_eq!(different.len(), others.len(), "{others:?}");
+    }
 }

@@ -123,9 +123,8 @@ impl Running {
         }
         self.reviewed = now;
         self.services.review_sockets(&mut self.datapath.maps)?;
-        if self.foreign_pending {
-            self.set_foreign(prepared).await?;
-        }
+        // What failed is tried again, and an address that this host has got since is let go.
+        self.set_foreign(prepared).await?;
         // Peers that a predecessor steered flows to, and that nobody has heard of since: do their hosts live?
         let patience = prepared.options.config.exchange.timeout() * 2;
         if now.since(self.adopted_judged) > patience {

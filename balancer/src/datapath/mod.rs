@@ -6,6 +6,7 @@ pub mod explain;
 pub mod host;
 pub mod interface;
 pub mod maps;
+mod netns;
 pub mod own;
 pub mod peers;
 

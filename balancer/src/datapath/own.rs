@@ -1,15 +1,14 @@
 //! This server's own part of the maps: settings, services, ports, identities, the last sample of its load.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use balancer_common::types::{Address, Identity, Port, Service, Settings, cost_of};
 
 use super::maps::Maps;
+use super::netns;
 use crate::config::{self, Protocol};
 
 /// What changes about a service while the daemon runs. See [`Service`] for the meanings.
@@ -37,33 +36,11 @@ pub fn settings(maps: &Maps, timeout: Duration, peers: u32) -> Result<Settings> 
     };
     Ok(Settings {
         timeout_ns: timeout.as_nanos() as u64,
-        netns_cookie: netns_cookie().context("cannot learn this network namespace's cookie")?,
+        netns_cookie: netns::cookie()?,
         seed,
         peers,
         redirect: before.redirect,
     })
-}
-
-/// The cookie of the network namespace of this thread (`SO_NETNS_COOKIE`, Linux 5.14).
-fn netns_cookie() -> io::Result<u64> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let mut cookie = 0u64;
-    let mut len = size_of_val(&cookie) as libc::socklen_t;
-    // SAFETY: the socket is open, and the kernel writes no more than `len` bytes to the cookie.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut len,
-        )
-    };
-    if result == 0 {
-        Ok(cookie)
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 /// Sets which service has which port.

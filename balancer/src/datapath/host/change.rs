@@ -108,7 +108,10 @@ fn read_sysctl(path: &Path) -> io::Result<String> {
 
 /// Deletes a rule that we added, but never the last one by which the host knows its own addresses.
 async fn delete_rule(kernel: &impl Kernel, rule: Rule) -> anyhow::Result<()> {
-    if let Rule::Local { family, preference } = rule {
+    if let Rule::Local {
+        family, preference, ..
+    } = rule
+    {
         let rules = kernel.rules(family).await?;
         ensure!(
             !rules.contains(&rule)

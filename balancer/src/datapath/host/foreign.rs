@@ -1,30 +1,39 @@
 //! Foreign addresses: on `lo`, so that what is steered here is delivered here, yet out of the way of our own traffic.
 
-use std::{collections::BTreeSet, net::IpAddr};
-
-use anyhow::ensure;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{
     change::Change,
     journal::Journal,
-    kernel::{FOREIGN_PREFERENCE, Family, Kernel, Rule},
+    kernel::{Family, Kernel, LOOPBACK, Rule},
+    rules,
 };
 
-/// Where the rule for table `local` goes: behind those for foreign addresses.
-const LOCAL_PREFERENCE: u32 = 100;
-
-/// Makes `wanted` the set of foreign addresses.
+/// Makes `wanted` the set of foreign addresses, except for those that this host has itself: what a peer says must not cut
+/// it off from them. Returns these, with the indexes of their interfaces.
 ///
-/// At every moment, a foreign address that is on `lo` has its rule before the one for table `local`, so that our own
-/// traffic for it leaves for its owner; and there is always a rule for table `local`. Hence the order: rules before
-/// addresses when they come, addresses before rules when they go. (A rule without its address does no harm: it finds the
-/// way that traffic takes without it.) [`Journal::undo`] keeps this, as it goes back step by step.
+/// At every moment, a foreign address that is on `lo` has its rules before the one for table `local`, so that our own
+/// traffic for it leaves for its owner, or, without a way to it, fails; and there is always a rule for table `local`.
+/// Hence the order: rules before addresses when they come, addresses before rules when they go. (Rules without their
+/// address do no harm: they find the way that traffic takes without them.) [`Journal::undo`] keeps this, as it goes back
+/// step by step.
 pub(super) async fn converge(
     journal: &mut Journal,
     kernel: &impl Kernel,
     wanted: &BTreeSet<IpAddr>,
-) -> anyhow::Result<()> {
-    remove_others(journal, kernel, wanted).await?;
+) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
+    let there = kernel.addresses().await?;
+    let mut own = own_addresses(journal, &there);
+    own.retain(|address, _| wanted.contains(address));
+    let wanted: BTreeSet<IpAddr> = wanted
+        .iter()
+        .copied()
+        .filter(|address| !own.contains_key(address))
+        .collect();
+    remove_others(journal, kernel, &wanted).await?;
     for family in [Family::V4, Family::V6] {
         let wanted: Vec<IpAddr> = wanted
             .iter()
@@ -32,17 +41,29 @@ pub(super) async fn converge(
             .filter(|address| Family::of(*address) == family)
             .collect();
         if !wanted.is_empty() {
-            add_rules(journal, kernel, family, &wanted).await?;
+            rules::add(journal, kernel, family, &wanted).await?;
         }
     }
-    if !wanted.is_empty() {
-        let there = kernel.addresses().await?;
-        for &address in wanted.difference(&there) {
+    for address in wanted {
+        if !there.contains(&(address, LOOPBACK)) {
             journal.record(Change::AddressAdded(address))?;
             kernel.add_address(address).await?;
         }
     }
-    Ok(())
+    Ok(own)
+}
+
+/// Those of the addresses that are `there` which we did not add.
+fn own_addresses(journal: &Journal, there: &BTreeSet<(IpAddr, u32)>) -> BTreeMap<IpAddr, u32> {
+    let added: BTreeSet<(IpAddr, u32)> = journal
+        .changes()
+        .iter()
+        .filter_map(|change| match change {
+            Change::AddressAdded(address) => Some((*address, LOOPBACK)),
+            _ => None,
+        })
+        .collect();
+    there.difference(&added).copied().collect()
 }
 
 async fn remove_others(
@@ -51,7 +72,8 @@ async fn remove_others(
     wanted: &BTreeSet<IpAddr>,
 ) -> anyhow::Result<()> {
     let unwanted = |change: &Change| match change {
-        Change::AddressAdded(address) | Change::RuleAdded(Rule::Foreign(address)) => {
+        Change::AddressAdded(address)
+        | Change::RuleAdded(Rule::Foreign(address) | Rule::Unreachable(address)) => {
             !wanted.contains(address)
         }
         _ => false,
@@ -62,59 +84,14 @@ async fn remove_others(
         .filter(|change| unwanted(change))
         .cloned()
         .collect();
-    gone.sort_by_key(|change| !matches!(change, Change::AddressAdded(_)));
+    gone.sort_by_key(|change| match change {
+        Change::AddressAdded(_) => 0,
+        Change::RuleAdded(Rule::Unreachable(_)) => 1,
+        _ => 2,
+    });
     for change in gone {
         change.undo(kernel).await?;
         journal.forget(&change)?;
-    }
-    Ok(())
-}
-
-/// Adds the rules for `wanted`, addresses of `family`, and moves the one for table `local` behind them.
-async fn add_rules(
-    journal: &mut Journal,
-    kernel: &impl Kernel,
-    family: Family,
-    wanted: &[IpAddr],
-) -> anyhow::Result<()> {
-    let there = kernel.rules(family).await?;
-    let first = Rule::Local {
-        family,
-        preference: 0,
-    };
-    let behind = Rule::Local {
-        family,
-        preference: LOCAL_PREFERENCE,
-    };
-    let mut is_behind = false;
-    for rule in &there {
-        if let Rule::Local { preference, .. } = *rule {
-            ensure!(
-                preference == 0 || preference > FOREIGN_PREFERENCE,
-                "the {family} rule 'pref {preference} lookup local' comes before preference {FOREIGN_PREFERENCE}, where \
-                 balancer needs its own. Move it: 'ip {option} rule add pref {LOCAL_PREFERENCE} lookup local' and then \
-                 'ip {option} rule delete pref {preference} lookup local'",
-                option = family.option()
-            );
-            is_behind |= preference != 0;
-        }
-    }
-
-    if !is_behind {
-        journal.record(Change::RuleAdded(behind))?;
-        kernel.add_rule(behind).await?;
-    }
-    for rule in wanted
-        .iter()
-        .map(|address| Rule::Foreign(*address))
-        .filter(|rule| !there.contains(rule))
-    {
-        journal.record(Change::RuleAdded(rule))?;
-        kernel.add_rule(rule).await?;
-    }
-    if there.contains(&first) {
-        journal.record(Change::RuleDeleted(first))?;
-        kernel.delete_rule(first).await?;
     }
     Ok(())
 }
@@ -126,7 +103,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*, sample::subsequence};
 
     use super::*;
-    use crate::datapath::host::model::{Crash, Model, State};
+    use crate::datapath::host::model::{CARD, Crash, Model, State};
 
     const ADDRESSES: [&str; 4] = ["10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8::2"];
 
@@ -138,8 +115,8 @@ mod tests {
         })
     }
 
-    /// Hosts as we may find them: the rule for table `local` where the kernel puts it, moved, or in both places, and some
-    /// of the addresses and rules there already.
+    /// Hosts as we may find them: the rule for table `local` where the kernel puts it, moved, or in both places, made by the
+    /// kernel or by others, and some of the addresses and rules there already.
     fn hosts() -> impl Strategy<Value = State> {
         let local = prop_oneof![
             Just(vec![0]),
@@ -147,21 +124,25 @@ mod tests {
             Just(vec![0, 100]),
             Just(vec![0, 200])
         ];
-        (local, addresses(), addresses()).prop_map(|(preferences, on_lo, with_rule)| {
-            let mut rules: BTreeSet<Rule> = with_rule.into_iter().map(Rule::Foreign).collect();
-            for family in [Family::V4, Family::V6] {
-                rules.extend(
-                    preferences
-                        .iter()
-                        .map(|&preference| Rule::Local { family, preference }),
-                );
-            }
-            State {
-                rules,
-                addresses: on_lo,
-                ..State::default()
-            }
-        })
+        let protocol = prop_oneof![Just(libc::RTPROT_KERNEL), Just(libc::RTPROT_STATIC)];
+        (local, protocol, addresses(), addresses(), addresses()).prop_map(
+            |(preferences, protocol, on_lo, on_card, with_rule)| {
+                let mut rules: BTreeSet<Rule> = with_rule.into_iter().map(Rule::Foreign).collect();
+                for family in [Family::V4, Family::V6] {
+                    rules.extend(preferences.iter().map(|&preference| Rule::Local {
+                        family,
+                        preference,
+                        protocol,
+                    }));
+                }
+                State {
+                    rules,
+                    addresses: on_lo,
+                    card: on_card,
+                    ..State::default()
+                }
+            },
+        )
     }
 
     fn crash() -> impl Strategy<Value = Crash> {
@@ -172,10 +153,14 @@ mod tests {
     async fn live(path: &Path, kernel: &Model, sets: &[BTreeSet<IpAddr>]) -> bool {
         let mut journal = Journal::open(path).unwrap();
         for wanted in sets {
-            if converge(&mut journal, kernel, wanted).await.is_err() {
+            let Ok(own) = converge(&mut journal, kernel, wanted).await else {
                 return false;
+            };
+            let state = kernel.state();
+            for address in wanted {
+                let is_there = state.addresses.contains(address);
+                assert!(is_there || own.contains_key(address), "{state:?}");
             }
-            assert!(kernel.state().addresses.is_superset(wanted));
         }
         true
     }
@@ -233,58 +218,34 @@ mod tests {
     }
 
     #[test]
-    fn local_rule_too_early_is_refused_and_nothing_changed() {
+    fn an_address_that_this_host_gets_is_foreign_no_longer() {
         let dir = tempfile::tempdir().unwrap();
-        let rules = [0, 10]
-            .map(|preference| Rule::Local {
-                family: Family::V4,
-                preference,
-            })
-            .into();
-        let kernel = Model::new(State {
-            rules,
-            addresses: BTreeSet::new(),
-            ..State::default()
-        });
-        let before = kernel.state();
         let mut journal = Journal::open(&dir.path().join("undo")).unwrap();
-        run(async {
-            let error = converge(
-                &mut journal,
-                &kernel,
-                &[ADDRESSES[0].parse().unwrap()].into(),
-            )
-            .await
-            .unwrap_err();
-            assert!(
-                error.to_string().contains("pref 10 lookup local"),
-                "{error}"
-            );
-        });
-        assert_eq!(kernel.state(), before);
-        assert!(journal.changes().is_empty());
-    }
-
-    #[test]
-    fn last_local_rule_is_never_deleted() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("undo");
-        let kept = Rule::Local {
-            family: Family::V4,
-            preference: LOCAL_PREFERENCE,
-        };
-        // As when putting back the one at preference 0 failed.
+        let address: IpAddr = ADDRESSES[0].parse().unwrap();
         let kernel = Model::new(State {
-            rules: [kept].into(),
-            addresses: BTreeSet::new(),
+            rules: [Rule::Local {
+                family: Family::V4,
+                preference: 0,
+                protocol: libc::RTPROT_KERNEL,
+            }]
+            .into(),
             ..State::default()
         });
-        let mut journal = Journal::open(&path).unwrap();
-        journal.record(Change::RuleAdded(kept)).unwrap();
         run(async {
-            let error = journal.undo(&kernel).await.unwrap_err();
-            assert!(error.to_string().contains("must stay"), "{error}");
+            let wanted = [address].into();
+            let own = converge(&mut journal, &kernel, &wanted).await.unwrap();
+            assert_eq!(own, BTreeMap::new());
+            kernel.give_card(address);
+            let own = converge(&mut journal, &kernel, &wanted).await.unwrap();
+            assert_eq!(own, [(address, CARD)].into());
         });
-        assert!(kernel.state().rules.contains(&kept));
+        let State {
+            rules, addresses, ..
+        } = kernel.state();
+        assert_eq!(addresses, BTreeSet::new());
+        assert!(
+            rules.iter().all(|rule| matches!(rule, Rule::Local { .. })),
+            "{rules:?}"
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! A write-ahead journal of the changes on the host, so that a daemon killed at any point leaks none of them.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     change::{Change, gone_is_fine},
     kernel::Kernel,
+    lock::Lock,
 };
+use crate::{datapath::netns, run_dir::RunDir};
 
 const VERSION: u32 = 1;
 
@@ -21,19 +23,25 @@ const VERSION: u32 = 1;
 pub(super) struct Journal {
     path: PathBuf,
     contents: Contents,
+    // In this order: the lock's file is in the directory.
+    _lock: Lock,
+    _directory: RunDir,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Contents {
     version: u32,
-    /// The journal's directory is ours too.
-    made_directory: bool,
+    /// Cookie of the network namespace that the changes were made in.
+    netns: u64,
     changes: Vec<Change>,
 }
 
 impl Journal {
-    /// Reads the journal at `path`, which may not exist.
+    /// Reads the journal at `path`, which may not exist, and keeps others from using it.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        let netns = netns::cookie()?;
+        let directory = RunDir::of(path)?;
+        let lock = Lock::take(path.with_added_extension("lock"))?;
         let contents = read(path).with_context(|| {
             format!(
                 "the undo journal {} is unusable. It lists what balancer changed on this host: undo by hand what you \
@@ -41,9 +49,23 @@ impl Journal {
                 path.display()
             )
         })?;
+        let contents = contents.unwrap_or_else(|| Contents {
+            version: VERSION,
+            netns,
+            changes: Vec::new(),
+        });
+        ensure!(
+            contents.netns == netns,
+            "balancer was attached in another network namespace: run this in that one, as in 'nsenter --net=/run/netns/NAME \
+             balancer ...'. If it is gone, its addresses and rules are gone with it: then delete the undo journal {} and \
+             the pins that it lists",
+            path.display()
+        );
         Ok(Self {
             path: path.to_owned(),
             contents,
+            _lock: lock,
+            _directory: directory,
         })
     }
 
@@ -97,7 +119,6 @@ impl Journal {
 
     /// Writes a file beside the journal and renames it, so that a crash leaves the old contents or the new.
     fn save(&mut self) -> anyhow::Result<()> {
-        self.make_directory()?;
         let text = serde_json::to_vec_pretty(&self.contents)?;
         let draft = self.draft();
         let write = || {
@@ -115,33 +136,10 @@ impl Journal {
         write().with_context(|| format!("cannot write the undo journal {}", self.path.display()))
     }
 
-    fn make_directory(&mut self) -> anyhow::Result<()> {
-        let directory = directory_of(&self.path);
-        let made = match DirBuilder::new().mode(0o755).create(directory) {
-            Ok(()) => {
-                self.contents.made_directory = true;
-                // The mode above is subject to the umask.
-                fs::set_permissions(directory, Permissions::from_mode(0o755))
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
-        };
-        made.with_context(|| format!("cannot create {} for the undo journal", directory.display()))
-    }
-
     fn remove(self) -> anyhow::Result<()> {
         for file in [&self.draft(), &self.path] {
             gone_is_fine(fs::remove_file(file))
                 .with_context(|| format!("cannot remove {}", file.display()))?;
-        }
-        if self.contents.made_directory {
-            let directory = directory_of(&self.path);
-            match fs::remove_dir(directory) {
-                // Others may have come to use it.
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-                other => gone_is_fine(other)
-                    .with_context(|| format!("cannot remove directory {}", directory.display()))?,
-            }
         }
         Ok(())
     }
@@ -151,16 +149,10 @@ impl Journal {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Contents> {
+fn read(path: &Path) -> anyhow::Result<Option<Contents>> {
     let text = match fs::read(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(Contents {
-                version: VERSION,
-                made_directory: false,
-                changes: Vec::new(),
-            });
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     // Root undoes what it says, so nobody else may have written it.
@@ -177,7 +169,7 @@ fn read(path: &Path) -> anyhow::Result<Contents> {
         "its version is {}, this balancer knows {VERSION}",
         contents.version
     );
-    Ok(contents)
+    Ok(Some(contents))
 }
 
 fn directory_of(path: &Path) -> &Path {
@@ -188,6 +180,8 @@ fn directory_of(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+
     use super::*;
     use crate::datapath::host::model::Model;
 
@@ -198,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn changes_survive_and_the_end_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("run").join("one.undo");
+        let path = dir.path().join("one.undo");
         let mut journal = Journal::open(&path).unwrap();
         assert!(!path.exists(), "opening changes nothing");
         for name in ["a", "b", "a", "c"] {
@@ -208,10 +202,6 @@ mod tests {
         drop(journal);
 
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(
-            fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777,
-            0o755
-        );
         let journal = Journal::open(&path).unwrap();
         assert_eq!(journal.changes(), [pin("a"), pin("c")]);
         journal.undo(&Model::default()).await.unwrap();
@@ -258,10 +248,32 @@ mod tests {
     }
 
     #[test]
+    fn it_is_for_one_user_in_one_network_namespace() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("one.undo");
+        let mut journal = Journal::open(&path).unwrap();
+        let second = Journal::open(&path).err().unwrap().to_string();
+        assert!(second.contains("another balancer"), "{second}");
+        journal.record(pin("a")).unwrap();
+        drop(journal);
+
+        let text = fs::read_to_string(&path).unwrap();
+        let netns = format!("\"netns\": {}", netns::cookie().unwrap());
+        assert!(text.contains(&netns), "{text}");
+        fs::write(&path, text.replace(&netns, "\"netns\": 99999999")).unwrap();
+        let elsewhere = Journal::open(&path).err().unwrap().to_string();
+        assert!(elsewhere.contains("nsenter --net="), "{elsewhere}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no lock left");
+    }
+
+    #[test]
     fn unusable_journals_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("one.undo");
-        let good = r#"{"version": 1, "made_directory": false, "changes": []}"#;
+        let good = format!(
+            r#"{{"version": 1, "netns": {}, "changes": []}}"#,
+            netns::cookie().unwrap()
+        );
         let cases = [
             ("", 0o600, "EOF"),
             (
@@ -270,11 +282,11 @@ mod tests {
                 "line 2",
             ),
             (
-                r#"{"version": 7, "made_directory": false, "changes": []}"#,
+                r#"{"version": 7, "netns": 1, "changes": []}"#,
                 0o600,
                 "version is 7",
             ),
-            (good, 0o666, "mode 666"),
+            (&good, 0o666, "mode 666"),
         ];
         for (text, mode, reason) in cases {
             fs::write(&path, text).unwrap();

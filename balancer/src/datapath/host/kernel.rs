@@ -5,8 +5,14 @@ use std::{collections::BTreeSet, fmt, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// Preference of the rules for foreign addresses.
+/// Preference of the rules that send own traffic for foreign addresses to their owners.
 pub(super) const FOREIGN_PREFERENCE: u32 = 90;
+
+/// Preference of the rules for own traffic to foreign addresses that found no way to their owners.
+pub(super) const UNREACHABLE_PREFERENCE: u32 = 91;
+
+/// `lo` has this index in every network namespace (`LOOPBACK_IFINDEX` of Linux).
+pub(super) const LOOPBACK: u32 = 1;
 
 /// IPv4 or IPv6: each has rules of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -28,19 +34,24 @@ pub enum Rule {
         family: Family,
         /// Its preference: the smaller, the earlier.
         preference: u32,
+        /// What kind of program it is from, as in `proto kernel`: one of Linux's `RTPROT_` numbers.
+        protocol: u8,
     },
     /// `pref 90 iif lo to ADDRESS lookup main`.
     Foreign(IpAddr),
+    /// `pref 91 iif lo to ADDRESS unreachable`.
+    Unreachable(IpAddr),
 }
 
 /// The part of the kernel that the changes are made on. Adding what is there and deleting what isn't are no errors.
 pub(super) trait Kernel {
-    /// Those rules of `family` that are of a known form.
-    async fn rules(&self, family: Family) -> anyhow::Result<BTreeSet<Rule>>;
+    /// Those rules of `family` that are of a known form. The kernel can have the same one twice.
+    async fn rules(&self, family: Family) -> anyhow::Result<Vec<Rule>>;
     async fn add_rule(&self, rule: Rule) -> anyhow::Result<()>;
     async fn delete_rule(&self, rule: Rule) -> anyhow::Result<()>;
-    /// The addresses on `lo`, of both families.
-    async fn addresses(&self) -> anyhow::Result<BTreeSet<IpAddr>>;
+    /// The addresses of this host, of both families, with the indexes of their interfaces.
+    async fn addresses(&self) -> anyhow::Result<BTreeSet<(IpAddr, u32)>>;
+    /// Adds an address to `lo`.
     async fn add_address(&self, address: IpAddr) -> anyhow::Result<()>;
     async fn delete_address(&self, address: IpAddr) -> anyhow::Result<()>;
     /// Whether the interface with this index has the address.
@@ -80,7 +91,7 @@ impl Rule {
     pub(super) fn family(self) -> Family {
         match self {
             Self::Local { family, .. } => family,
-            Self::Foreign(address) => Family::of(address),
+            Self::Foreign(address) | Self::Unreachable(address) => Family::of(address),
         }
     }
 }
@@ -93,6 +104,10 @@ impl fmt::Display for Rule {
             Self::Foreign(address) => write!(
                 f,
                 "pref {FOREIGN_PREFERENCE} iif lo to {address} lookup main"
+            ),
+            Self::Unreachable(address) => write!(
+                f,
+                "pref {UNREACHABLE_PREFERENCE} iif lo to {address} unreachable"
             ),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Every server has the identities of its peers ('foreign' addresses) on `lo`, so that a steered packet is delivered
 //! here. That alone would keep this server's own traffic for a peer at home, too, so rules send what is made here out by
-//! table `main`, before table `local` is asked. And ARP must not answer for addresses on `lo`.
+//! table `main`, before table `local` is asked, and let it fail where that knows no way. And ARP must not answer for addresses on `lo`.
 //!
 //! Nothing of it may outlive balancer: each change is in an undo journal before it is made, and [`Host::restore`] undoes
 //! them all, in this process or in one that comes after a crash.
@@ -12,13 +12,20 @@ mod change;
 mod foreign;
 mod journal;
 mod kernel;
+mod lock;
 #[cfg(test)]
 mod model;
 mod netlink;
+mod rules;
 
-use std::{collections::BTreeSet, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+};
 
 use ipnet::IpNet;
+use nix::net::if_::if_indextoname;
 
 pub use self::{
     change::Change,
@@ -36,9 +43,10 @@ pub struct Host {
 
 impl Host {
     /// Opens the host with its undo journal in the file `journal`, and adopts the changes in it if it exists: they are then
-    /// kept where they are wanted, and undone like those made from now on. Changes nothing.
+    /// kept where they are wanted, and undone like those made from now on. Changes nothing on the host.
     ///
-    /// Must be called within a tokio runtime. Fails on a journal that cannot be trusted, naming it.
+    /// The journal is this one's alone until it is dropped. Must be called within a tokio runtime. Fails on a journal that
+    /// another balancer has open, that is of another network namespace or that cannot be trusted, naming it.
     #[expect(
         clippy::unused_async,
         reason = "it spawns, so a caller without a runtime should not get past the compiler"
@@ -68,13 +76,24 @@ impl Host {
         Ok(())
     }
 
-    /// Makes `wanted` the set of foreign addresses: those of peers, never one that this host holds itself. Only after
-    /// [`Host::accept_steered`], or ARP would answer for them.
+    /// Makes `wanted`, addresses of peers, the set of foreign addresses. Only after [`Host::accept_steered`], or ARP would
+    /// answer for them.
     ///
-    /// Call it again with the same set to repair what another program removed. An address or a rule that was there
-    /// before balancer is left alone. After an error some changes may be made and others not; the next call goes on.
-    pub async fn set_foreign(&mut self, wanted: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        foreign::converge(&mut self.journal, &self.kernel, wanted).await
+    /// An address that this host has itself is left out, or it would be cut off from it. Returns these, with the names of
+    /// the interfaces that have them.
+    ///
+    /// Call it again with the same set from time to time: this repairs what another program removed, and lets go of an
+    /// address that an interface has got since. A rule that was there before balancer is left alone. After an error some
+    /// changes may be made and others not; the next call goes on.
+    pub async fn set_foreign(
+        &mut self,
+        wanted: &BTreeSet<IpAddr>,
+    ) -> anyhow::Result<BTreeMap<IpAddr, String>> {
+        let own = foreign::converge(&mut self.journal, &self.kernel, wanted).await?;
+        Ok(own
+            .into_iter()
+            .map(|(address, interface)| (address, interface_name(interface)))
+            .collect())
     }
 
     /// Makes `identities` addresses of the interface with index `interface`. One that is there already is left alone.
@@ -127,4 +146,12 @@ impl Host {
             .join(name);
         change::set_sysctl(&mut self.journal, &path, sufficient)
     }
+}
+
+fn interface_name(index: u32) -> String {
+    // It may be gone by now.
+    if_indextoname(index).map_or_else(
+        |_| format!("interface {index}"),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }

@@ -5,12 +5,18 @@ use std::{cell::RefCell, collections::BTreeSet, net::IpAddr};
 use anyhow::{bail, ensure};
 use ipnet::IpNet;
 
-use super::kernel::{FOREIGN_PREFERENCE, Family, Kernel, Rule};
+use super::kernel::{Family, Kernel, LOOPBACK, Rule, UNREACHABLE_PREFERENCE};
+
+/// An interface that is not `lo`.
+pub(super) const CARD: u32 = 2;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) rules: BTreeSet<Rule>,
+    /// Those on `lo`.
     pub(super) addresses: BTreeSet<IpAddr>,
+    /// Those on [`CARD`].
+    pub(super) card: BTreeSet<IpAddr>,
     pub(super) identities: BTreeSet<(u32, IpNet)>,
 }
 
@@ -32,6 +38,7 @@ struct Inner {
     state: State,
     crash: Option<Crash>,
     dead: bool,
+    stubborn: bool,
 }
 
 impl Model {
@@ -51,6 +58,16 @@ impl Model {
 
     pub(super) fn crash_after(&self, crash: Crash) {
         self.inner.borrow_mut().crash = Some(crash);
+    }
+
+    /// From now on an address is on [`CARD`].
+    pub(super) fn give_card(&self, address: IpAddr) {
+        self.inner.borrow_mut().state.card.insert(address);
+    }
+
+    /// From now on rules that are deleted stay, or are put back at once by others.
+    pub(super) fn keep_rules(&self) {
+        self.inner.borrow_mut().stubborn = true;
     }
 
     /// A new daemon on the same host.
@@ -87,19 +104,29 @@ impl Inner {
             original, state, ..
         } = self;
         for &address in state.addresses.difference(&original.addresses) {
-            assert!(
-                state.rules.contains(&Rule::Foreign(address)),
-                "own traffic for {address} stays: {state:?}"
-            );
+            for rule in [Rule::Foreign(address), Rule::Unreachable(address)] {
+                assert!(
+                    state.rules.contains(&rule),
+                    "own traffic for {address} stays: {state:?}"
+                );
+            }
             let early = |rule: &&Rule| {
-                matches!(rule, Rule::Local { family, preference }
-                    if *family == Family::of(address) && *preference < FOREIGN_PREFERENCE)
+                matches!(rule, Rule::Local { family, preference, .. }
+                    if *family == Family::of(address) && *preference <= UNREACHABLE_PREFERENCE)
             };
             assert_eq!(
                 state.rules.iter().find(early),
                 None,
                 "own traffic for {address} stays: {state:?}"
             );
+        }
+        for rule in state.rules.difference(&original.rules) {
+            if let Rule::Foreign(address) | Rule::Unreachable(address) = rule {
+                assert!(
+                    !original.addresses.contains(address) && !original.card.contains(address),
+                    "own traffic for this host's {address} leaves: {state:?}"
+                );
+            }
         }
         for wanted in [Family::V4, Family::V6] {
             let local =
@@ -113,7 +140,7 @@ impl Inner {
 }
 
 impl Kernel for Model {
-    async fn rules(&self, family: Family) -> anyhow::Result<BTreeSet<Rule>> {
+    async fn rules(&self, family: Family) -> anyhow::Result<Vec<Rule>> {
         ensure!(!self.inner.borrow().dead, "dead");
         Ok(self
             .state()
@@ -124,16 +151,37 @@ impl Kernel for Model {
     }
 
     async fn add_rule(&self, rule: Rule) -> anyhow::Result<()> {
-        self.change(|state| state.rules.insert(rule))
+        // As far as the kernel is concerned, who made a rule does not make it another one.
+        let place = |rule: &Rule| match *rule {
+            Rule::Local {
+                family, preference, ..
+            } => Rule::Local {
+                family,
+                preference,
+                protocol: 0,
+            },
+            other => other,
+        };
+        self.change(|state| {
+            let there = state.rules.iter().any(|other| place(other) == place(&rule));
+            !there && state.rules.insert(rule)
+        })
     }
 
     async fn delete_rule(&self, rule: Rule) -> anyhow::Result<()> {
-        self.change(|state| state.rules.remove(&rule))
+        let stubborn = self.inner.borrow().stubborn;
+        self.change(|state| !stubborn && state.rules.remove(&rule))
     }
 
-    async fn addresses(&self) -> anyhow::Result<BTreeSet<IpAddr>> {
+    async fn addresses(&self) -> anyhow::Result<BTreeSet<(IpAddr, u32)>> {
         ensure!(!self.inner.borrow().dead, "dead");
-        Ok(self.state().addresses)
+        let State {
+            addresses, card, ..
+        } = self.state();
+        let on_lo = addresses.into_iter().map(|address| (address, LOOPBACK));
+        Ok(on_lo
+            .chain(card.into_iter().map(|address| (address, CARD)))
+            .collect())
     }
 
     async fn add_address(&self, address: IpAddr) -> anyhow::Result<()> {

@@ -20,10 +20,7 @@ use rtnetlink::packet_route::{
 };
 use rtnetlink::{Handle, IpVersion};
 
-use super::kernel::{FOREIGN_PREFERENCE, Family, Kernel, Rule};
-
-/// `lo` has this index in every network namespace (`LOOPBACK_IFINDEX` of Linux).
-const LOOPBACK: u32 = 1;
+use super::kernel::{FOREIGN_PREFERENCE, Family, Kernel, LOOPBACK, Rule, UNREACHABLE_PREFERENCE};
 
 /// The kernel itself.
 pub(super) struct Netlink {
@@ -58,7 +55,7 @@ impl Netlink {
 }
 
 impl Kernel for Netlink {
-    async fn rules(&self, family: Family) -> anyhow::Result<BTreeSet<Rule>> {
+    async fn rules(&self, family: Family) -> anyhow::Result<Vec<Rule>> {
         let version = match family {
             Family::V4 => IpVersion::V4,
             Family::V6 => IpVersion::V6,
@@ -91,17 +88,13 @@ impl Kernel for Netlink {
             .with_context(|| format!("cannot delete rule '{rule}'"))
     }
 
-    async fn addresses(&self) -> anyhow::Result<BTreeSet<IpAddr>> {
-        let dump = self.list_addresses(LOOPBACK).await?;
-        let address = |attribute| match attribute {
-            AddressAttribute::Local(address) | AddressAttribute::Address(address) => Some(address),
-            _ => None,
-        };
-        Ok(dump
-            .into_iter()
-            .flat_map(|message| message.attributes)
-            .filter_map(address)
-            .collect())
+    async fn addresses(&self) -> anyhow::Result<BTreeSet<(IpAddr, u32)>> {
+        let dump = self.handle.address().get().execute().try_collect().await;
+        let dump: Vec<_> = dump
+            .map_err(system_error)
+            .context("cannot list the addresses of this host")?;
+        let address = |message: &AddressMessage| Some((own_end(message)?, message.header.index));
+        Ok(dump.iter().filter_map(address).collect())
     }
 
     async fn add_address(&self, address: IpAddr) -> anyhow::Result<()> {
@@ -123,12 +116,9 @@ impl Kernel for Netlink {
 
     async fn has_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<bool> {
         let present = self.list_addresses(interface).await?;
-        Ok(present.iter().any(|message| {
-            message.attributes.iter().any(|attribute| {
-                matches!(attribute, AddressAttribute::Local(address) | AddressAttribute::Address(address)
-                    if *address == identity.addr())
-            })
-        }))
+        Ok(present
+            .iter()
+            .any(|message| own_end(message) == Some(identity.addr())))
     }
 
     async fn add_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<()> {
@@ -175,65 +165,103 @@ fn rule_message(rule: Rule) -> RuleMessage {
         Family::V4 => AddressFamily::Inet,
         Family::V6 => AddressFamily::Inet6,
     };
+    // systemd-networkd, when it restarts, deletes all rules that it did not make, but not those of the kernel.
+    let mut protocol = libc::RTPROT_KERNEL;
     let preference = match rule {
-        Rule::Local { preference, .. } => {
+        Rule::Local {
+            preference,
+            protocol: its,
+            ..
+        } => {
             message.header.table = libc::RT_TABLE_LOCAL;
+            protocol = its;
             preference
         }
         Rule::Foreign(address) => {
             message.header.table = libc::RT_TABLE_MAIN;
-            message.header.dst_len = host_prefix(address);
-            message.attributes.push(RuleAttribute::Iifname("lo".into()));
-            message.attributes.push(RuleAttribute::Destination(address));
+            select_own_traffic(&mut message, address);
             FOREIGN_PREFERENCE
+        }
+        Rule::Unreachable(address) => {
+            message.header.action = RuleAction::Unreachable;
+            select_own_traffic(&mut message, address);
+            UNREACHABLE_PREFERENCE
         }
     };
     message.attributes.push(RuleAttribute::Priority(preference));
-    // As the rule that the kernel made and we re-create. And systemd-networkd, when it restarts, deletes all rules that it
-    // did not make, but not those of the kernel: without a rule for table local the host would be off the network.
     message
         .attributes
-        .push(RuleAttribute::Protocol(RouteProtocol::Kernel));
+        .push(RuleAttribute::Protocol(protocol.into()));
     message
+}
+
+/// Narrows a rule to traffic that is made here, for `address`.
+fn select_own_traffic(message: &mut RuleMessage, address: IpAddr) {
+    message.header.dst_len = host_prefix(address);
+    message.attributes.push(RuleAttribute::Iifname("lo".into()));
+    message.attributes.push(RuleAttribute::Destination(address));
 }
 
 /// The rule in `message`, if it is of a known form. One that has any other selector, or one that we do not understand, is
 /// not: to take it for the rule that everything depends on could cost the host its network.
 fn known_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
     let header = &message.header;
-    if header.action != RuleAction::ToTable
-        || header.flags.contains(RuleFlags::Invert)
-        || header.src_len != 0
-        || header.tos != 0
-    {
+    if header.flags.contains(RuleFlags::Invert) || header.src_len != 0 || header.tos != 0 {
         return None;
     }
     // The kernel leaves out a preference of 0.
     let (mut preference, mut table) = (0, u32::from(header.table));
     let (mut input, mut destination) = (None, None);
+    let mut protocol = RouteProtocol::Unspec;
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(value) => preference = *value,
             RuleAttribute::Table(value) => table = *value,
             RuleAttribute::Iifname(name) => input = Some(name.as_str()),
             RuleAttribute::Destination(address) => destination = Some(*address),
-            RuleAttribute::Protocol(_) | RuleAttribute::SuppressPrefixLen(u32::MAX) => {}
+            RuleAttribute::Protocol(value) => protocol = *value,
+            RuleAttribute::SuppressPrefixLen(u32::MAX) => {}
             _ => return None,
         }
     }
-    match (input, destination) {
-        (None, None) if table == u32::from(libc::RT_TABLE_LOCAL) => {
-            Some(Rule::Local { family, preference })
+    match (header.action, input, destination) {
+        (RuleAction::ToTable, None, None) if table == u32::from(libc::RT_TABLE_LOCAL) => {
+            Some(Rule::Local {
+                family,
+                preference,
+                protocol: protocol.into(),
+            })
         }
-        (Some("lo"), Some(address))
-            if table == u32::from(libc::RT_TABLE_MAIN)
-                && preference == FOREIGN_PREFERENCE
-                && header.dst_len == host_prefix(address) =>
-        {
-            Some(Rule::Foreign(address))
+        (action, Some("lo"), Some(address)) if header.dst_len == host_prefix(address) => {
+            match (action, preference) {
+                (RuleAction::ToTable, FOREIGN_PREFERENCE)
+                    if table == u32::from(libc::RT_TABLE_MAIN) =>
+                {
+                    Some(Rule::Foreign(address))
+                }
+                (RuleAction::Unreachable, UNREACHABLE_PREFERENCE) => {
+                    Some(Rule::Unreachable(address))
+                }
+                _ => None,
+            }
         }
         _ => None,
     }
+}
+
+/// The address of this host in `message`. On a point-to-point link there is the one of the other end as well.
+fn own_end(message: &AddressMessage) -> Option<IpAddr> {
+    let attributes = &message.attributes;
+    let local = attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    local.or_else(|| {
+        attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })
 }
 
 fn address_message(address: IpAddr) -> AddressMessage {
@@ -296,15 +324,15 @@ mod tests {
     const LOCAL: Rule = Rule::Local {
         family: Family::V4,
         preference: 0,
+        protocol: libc::RTPROT_STATIC,
     };
 
     #[test]
     fn rules_are_known_again_and_others_are_not() {
-        let foreign = Rule::Foreign("2001:db8::1".parse().unwrap());
-        assert_eq!(
-            known_rule(Family::V6, &rule_message(foreign)),
-            Some(foreign)
-        );
+        let address = "2001:db8::1".parse().unwrap();
+        for rule in [Rule::Foreign(address), Rule::Unreachable(address)] {
+            assert_eq!(known_rule(Family::V6, &rule_message(rule)), Some(rule));
+        }
         assert_eq!(known_rule(Family::V4, &rule_message(LOCAL)), Some(LOCAL));
 
         let other = |alter: fn(&mut RuleMessage)| {
