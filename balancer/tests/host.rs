@@ -28,7 +28,7 @@ fn all_is_as_before() {
     let server = &lab.hosts[0];
     let dir = tempfile::tempdir().unwrap();
     let journal = dir.path().join("a.undo");
-    let before = server.dump();
+    let before = server.settle();
     let interfaces = ["eth0".to_owned()];
 
     server.block_on(async {
@@ -103,7 +103,7 @@ fn what_was_there_before_stays() {
         "main",
     ]);
     server.sysctl("net/ipv4/conf/eth0/arp_ignore", "2");
-    let before = server.dump();
+    let before = server.settle();
 
     server.block_on(async {
         let mut host = Host::open(&dir.path().join("undo")).await.unwrap();
@@ -137,7 +137,7 @@ fn local_rules_made_by_others_are_moved_and_come_back() {
         ]);
         server.ip(&[family, "rule", "delete", "pref", "50"]);
     }
-    let before = server.dump();
+    let before = server.settle();
 
     server.block_on(async {
         let mut host = Host::open(&dir.path().join("undo")).await.unwrap();
@@ -589,7 +589,20 @@ impl Namespace {
     /// Sets `eth0` up or down, and waits until its link-local address and routes have settled.
     fn link(&self, state: &str) {
         self.ip(&["link", "set", "eth0", state]);
-        thread::sleep(Duration::from_millis(300));
+        self.settle();
+    }
+
+    /// Waits until the kernel has done what follows from changes, and returns the [dump](Self::dump) of the outcome.
+    fn settle(&self) -> String {
+        let mut dump = self.dump();
+        loop {
+            thread::sleep(Duration::from_millis(300));
+            let next = self.dump();
+            if next == dump {
+                return next;
+            }
+            dump = next;
+        }
     }
 
     fn sysctl(&self, name: &str, value: &str) {
