@@ -22,6 +22,11 @@ tear_down() {
     for file in "$state"/*.pid; do
         [[ ! -e $file ]] || end "$(basename "$file" .pid)"
     done
+    # What a daemon left that was killed: its undo journal would otherwise outlive the namespace.
+    for name in $(servers); do
+        [[ ! -e $state/bpf/$name/PEERS ]] ||
+            on "$name" "$bin/balancer" detach eth0 --control "$state/$name.sock" --pin-dir "$state/bpf/$name" || true
+    done
     while mountpoint -q "$state/bpf" 2>/dev/null; do umount "$state/bpf"; done
     for name in $(namespaces); do ip netns del "$name"; done
     rm -rf "$state"
