@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use balancer_common::types::MAX_INTERFACES;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Options;
@@ -44,6 +45,9 @@ impl Prepared {
             bail!(
                 "no interface to attach to: name one, as in `balancer attach eth0`, or set server.interfaces in the file"
             );
+        }
+        if config.server.interfaces.len() > MAX_INTERFACES {
+            bail!("balancer can be attached to {MAX_INTERFACES} interfaces at the most");
         }
         let mut interfaces = Vec::new();
         for name in &config.server.interfaces {

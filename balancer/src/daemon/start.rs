@@ -38,7 +38,12 @@ impl Running {
             prepared.interfaces.clone(),
             config.services.clone(),
         )?;
-        let settings = own::settings(&datapath.maps, config.exchange.timeout(), table.count())?;
+        let settings = own::settings(
+            &datapath.maps,
+            config.exchange.timeout(),
+            table.count(),
+            &prepared.interfaces,
+        )?;
         let mut running = Self {
             datapath,
             interfaces: Vec::new(),
@@ -62,7 +67,6 @@ impl Running {
             .iter()
             .map(|interface| interface.name.clone())
             .collect();
-        prepared.host.accept_steered(&names).await?;
         if !prepared.options.config.server.identities.is_empty() {
             let index = prepared.interfaces[0].index;
             prepared
@@ -70,6 +74,8 @@ impl Running {
                 .add_identities(index, &prepared.identities)
                 .await?;
         }
+        // What is set for IPv6 depends on the interface's addresses.
+        prepared.host.accept_steered(&names).await?;
         self.datapath.count_connections()?;
         self.report(prepared)?;
         self.write_settings()?;
