@@ -147,17 +147,10 @@ fn on_bpffs(dir: &Path) -> bool {
 /// The configured identities, or the interfaces' own addresses.
 fn identities(options: &Options, interfaces: &[Interface]) -> Result<Vec<ipnet::IpNet>> {
     let configured = &options.config.server.identities;
-    if let Some(v6) = configured
-        .iter()
-        .find(|identity| identity.address().is_ipv6())
-    {
-        bail!("identity {v6}: IPv6 is not supported yet; leave it out");
-    }
     let identities: Vec<_> = if configured.is_empty() {
         interfaces
             .iter()
             .flat_map(|interface| &interface.addresses)
-            .filter(|address| address.addr().is_ipv4())
             .copied()
             .collect()
     } else {
@@ -165,7 +158,7 @@ fn identities(options: &Options, interfaces: &[Interface]) -> Result<Vec<ipnet::
     };
     if identities.is_empty() {
         bail!(
-            "{} has no IPv4 address for clients to use: give it one (`ip addr add`), or name one with --identity ADDR/LEN",
+            "{} has no address for clients to use: give it one (`ip addr add`), or name one with --identity ADDR/LEN",
             interfaces[0].name
         );
     }

@@ -14,7 +14,9 @@ mod journal;
 mod kernel;
 #[cfg(test)]
 mod model;
+pub mod ndp;
 mod netlink;
+mod question;
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
