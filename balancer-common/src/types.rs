@@ -156,8 +156,8 @@ pub const SERVER: u32 = 2;
 pub struct Identity {
     /// [`FOREIGN`], [`HELD`] or [`SERVER`].
     pub kind: u32,
-    /// Index into `PEERS` of the server that has it; meaningless for [`HELD`].
-    pub peer: u32,
+    /// Index into `PEERS` of the server that has it; for [`HELD`], index of this host's interface that has it.
+    pub owner: u32,
 }
 
 /// A service as the daemon sets it. Value of `SERVICES`.

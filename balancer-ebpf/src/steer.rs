@@ -170,6 +170,7 @@ impl Passage<'_> {
         let sight = Sight {
             peers: self.settings.peers,
             service: self.service,
+            interface: self.frame.interface(),
             family: self.packet.flow.client.family(),
             timeout_ns: self.settings.timeout_ns,
             now: self.now,
@@ -362,6 +363,8 @@ impl Passage<'_> {
 struct Sight {
     peers: u32,
     service: u32,
+    /// Where the packet came in, and would go out.
+    interface: u32,
     /// The flow's address family.
     family: u8,
     timeout_ns: u64,
@@ -376,7 +379,8 @@ impl Peers for Sight {
 
     #[inline(always)]
     fn candidate(&self, index: u32) -> Option<Candidate> {
-        let peer = living_peer(index).filter(|peer| peer.families & self.family != 0)?;
+        let peer = living_peer(index)
+            .filter(|peer| peer.interface == self.interface && peer.families & self.family != 0)?;
         // S207 by the kernel's clock: a daemon that stopped doesn't keep a dead peer on-line.
         if self.now.saturating_sub(peer.last_report_ns) > self.timeout_ns {
             return None;

@@ -1,1 +1,28 @@
-//! Labs.
+//! Clusters of servers in network namespaces, as values: what a test makes is gone when the test is over, however it ends.
+//!
+//! ```no_run
+//! use balancer_tests::{Held, Lab, WITHOUT_CPU};
+//!
+//! let Some(mut lab) = Lab::new(3) else { return };
+//! lab.start(WITHOUT_CPU, "native");
+//! let held = Held::open(&lab.client, lab.server(1).address(), 40, 5);
+//! println!("web1 keeps {} of 40", held.served_by("web1"));
+//! held.finish();
+//! ```
+//!
+//! Helpers panic where something fails that a test relies on, and say what.
+
+mod condition;
+mod host;
+mod http;
+mod lab;
+mod leftovers;
+mod process;
+mod server;
+
+pub use condition::{until, until_some};
+pub use host::{Curl, Host};
+pub use http::{Connection, Held, Response};
+pub use lab::{Lab, WITHOUT_CPU};
+pub use process::{Process, Signal};
+pub use server::{Ended, Server};

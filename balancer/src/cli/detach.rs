@@ -11,7 +11,7 @@ use crate::datapath;
 
 /// Stop balancing on interfaces and leave the host as it was
 ///
-/// With the last interface the daemon ends. Works as well where a daemon was killed or left things in place.
+/// All interfaces that it is attached to must be named; the daemon ends. Works as well where a daemon was killed or left things in place.
 #[derive(Args)]
 pub struct Detach {
     /// The interfaces
@@ -43,16 +43,16 @@ impl Detach {
                 }
             );
         }
-        if attached.iter().all(|name| names.contains(name)) {
-            return tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .context("cannot start the async runtime")?
-                .block_on(daemon::restore(&instance.pin_dir));
+        if !attached.iter().all(|name| names.contains(name)) {
+            bail!(
+                "balancer leaves all its interfaces at a time: `balancer detach {}`",
+                attached.join(" ")
+            );
         }
-        for name in &names {
-            datapath::detach(&instance.pin_dir, name)?;
-        }
-        Ok(())
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the async runtime")?
+            .block_on(daemon::restore(&instance.pin_dir))
     }
 }

@@ -326,8 +326,13 @@ impl Peer {
         }
     }
 
+    /// A peer whose host lives isn't forgotten, however long its daemon is silent: it may serve flows all the while.
     fn forgotten_at(&self) -> Timestamp {
-        self.heard + MEMORY
+        if self.status.is_alive() {
+            Timestamp::NEVER
+        } else {
+            self.heard + MEMORY
+        }
     }
 }
 

@@ -262,11 +262,6 @@ impl Cluster {
         self.membership.peer(id)
     }
 
-    /// Who this server is.
-    pub fn me(&self) -> ServerId {
-        self.reporter.options().me
-    }
-
     /// A server that didn't run when it should have can't tell its own silence from that of others: a suspended
     /// machine has missed what came meanwhile.
     fn notice_stall(&mut self, now: Timestamp) {

@@ -69,7 +69,7 @@ pub struct Link {
 /// A service as one server offers it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceReport {
-    /// What the configurations call it: services of one name are the same service.
+    /// What the configuration calls it. Which services are the same is a matter of their ports.
     pub name: String,
     /// Where it listens.
     pub ports: Vec<PortRange>,

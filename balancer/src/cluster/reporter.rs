@@ -1,5 +1,6 @@
 //! What this server says of itself, and when.
 
+use balancer_common::hash::fold;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -226,15 +227,7 @@ impl Reporter {
 
     /// A part of `window` that differs between servers and from report to report.
     fn jitter(&self, window: Duration) -> Duration {
-        let share = mix(self.options.me.0 ^ mix(self.sequence)) >> 32;
+        let share = fold(self.options.me.0 ^ fold(self.sequence.wrapping_add(1))) >> 32;
         Duration::from_nanos(((window.as_nanos() * u128::from(share)) >> 32) as u64)
     }
-}
-
-/// `SplitMix64`'s finalizer (Steele, Lea, Flood 2014): each bit of the input changes half of the output's.
-fn mix(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
 }

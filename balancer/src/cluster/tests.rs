@@ -473,3 +473,27 @@ fn a_clock_that_goes_back_is_borne() {
     cluster.handle_timeout(START + SECOND);
     assert_eq!(cluster.peer(ServerId(2)).unwrap().status, Status::Online);
 }
+
+#[test]
+fn a_peer_whose_host_lives_is_not_forgotten() {
+    let mut cluster = server();
+    let id = ServerId(2);
+    hear(&mut cluster, at(0), report(2, 1, 1)).unwrap();
+    // Its host answers each probe, its daemon says nothing more.
+    let mut now = at(0);
+    while now < at(0) + MEMORY * 2 {
+        now = cluster.next_timeout().max(now);
+        cluster.handle_timeout(now);
+        while cluster.poll_transmit().is_some() {}
+        while let Some(event) = cluster.poll_event() {
+            assert_ne!(event, Event::Forgotten(id));
+            if event == Event::Probe(id) {
+                cluster.handle_probe(now, id, true);
+            }
+        }
+    }
+    assert_eq!(
+        cluster.peer(id).map(|peer| peer.status),
+        Some(Status::Silent)
+    );
+}

@@ -19,7 +19,7 @@ pub const DEFAULT_PATH: &str = "/run/balancer/control.sock";
 pub enum Request {
     /// How the server and its cluster are.
     Status,
-    /// Leave these interfaces. With the last one the daemon ends.
+    /// Leave these interfaces, which must be all, and end.
     Detach(Vec<String>),
 }
 

@@ -1,14 +1,18 @@
 //! The daemon: brings everything up, keeps it in step with the cluster, takes everything down again.
 //!
-//! `prepare` checks and opens what it needs, `start` brings it up, `running` is its life; `services` is what it knows of its
-//! services, `probes` how it finds out whether a silent peer's host lives, `report` what it tells of itself.
+//! `prepare` checks and opens what it needs, `start` brings it up, `running` is its life, of which `peers` and `commands` are
+//! parts; `services` is what it knows of its services, `probes` how it finds out whether a silent peer's host lives, `report`
+//! what it tells of itself.
 
+mod commands;
+mod peers;
 mod prepare;
 mod probes;
 mod report;
 mod running;
 mod services;
 mod start;
+mod warnings;
 
 use std::path::{Path, PathBuf};
 
@@ -71,8 +75,8 @@ pub async fn run(options: Options) -> Result<()> {
             restored
         }
         Err(error) if adopted => Err(error.context(
-            "cannot take over what the balancer before this one left in place, which goes on as it was \
-             (`balancer detach IFACE` removes it)",
+            "cannot take over from the balancer before this one, whose programs stay in place (`balancer detach IFACE` \
+             removes them)",
         )),
         Err(error) => {
             if let Err(also) = prepared.host.restore().await {

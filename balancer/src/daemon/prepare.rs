@@ -1,5 +1,6 @@
 //! What the daemon needs before it changes anything on the host's network.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,15 @@ pub struct Prepared {
     pub control: Server,
     /// The host, and what is to be undone on it.
     pub host: Host,
+    /// The cluster key's file, if there was none.
+    pub new_key: Option<NewKey>,
+}
+
+/// A key file that was made by this `attach`. Dropped before it is kept, it is removed: nothing is left of an attach that
+/// failed.
+pub struct NewKey {
+    path: PathBuf,
+    kept: bool,
 }
 
 impl Prepared {
@@ -57,7 +67,7 @@ impl Prepared {
         let id = server_id(config.server.name.as_str(), &interfaces[0]);
         maps::check_layout(&options.pin_dir)?;
         let control = Server::open(&options.control)?;
-        let exchange = open_exchange(&options, &interfaces, id).await?;
+        let (exchange, new_key) = open_exchange(&options, &interfaces, id).await?;
         let host = Host::open(&journal(&options.pin_dir)).await?;
         Ok(Self {
             options,
@@ -67,6 +77,7 @@ impl Prepared {
             exchange,
             control,
             host,
+            new_key,
         })
     }
 
@@ -102,6 +113,22 @@ impl Prepared {
         self.make_dir(&pin_dir)
     }
 
+    /// The identities, and the index of the interface that each is on.
+    pub fn held(&self) -> BTreeMap<IpAddr, u32> {
+        let on = |address| {
+            let has = |interface: &&Interface| interface.ips().any(|own| own == address);
+            self.interfaces
+                .iter()
+                .find(has)
+                .unwrap_or(&self.interfaces[0])
+                .index
+        };
+        self.identities
+            .iter()
+            .map(|identity| (identity.addr(), on(identity.addr())))
+            .collect()
+    }
+
     /// The identities as peers are told of them.
     pub fn identity_reports(&self) -> Vec<IdentityReport> {
         let report = |&address| IdentityReport {
@@ -122,6 +149,26 @@ impl Prepared {
             std::fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
         Ok(())
+    }
+}
+
+impl NewKey {
+    /// The daemon has started: the key is the cluster's now.
+    pub fn keep(mut self) {
+        self.kept = true;
+        log::warn!(
+            "there was no cluster key: made {}. The other servers need the same file, with mode 0600",
+            self.path.display()
+        );
+    }
+}
+
+impl Drop for NewKey {
+    fn drop(&mut self) {
+        if !self.kept {
+            // Why `attach` failed is what its user has to know, not that this did, too.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -180,7 +227,7 @@ async fn open_exchange(
     options: &Options,
     interfaces: &[Interface],
     id: ServerId,
-) -> Result<Exchange> {
+) -> Result<(Exchange, Option<NewKey>)> {
     let config = &options.config;
     let interface = match &config.exchange.interface {
         Some(name) => Interface::find(name.as_str())
@@ -210,7 +257,7 @@ async fn open_exchange(
         period: config.exchange.period,
         timeout_periods: config.exchange.timeout_periods,
     });
-    let (keyring, made) = keyring(&config.exchange.keys)?;
+    let (keyring, new_key) = keyring(&config.exchange.keys)?;
     let options = exchange::Options {
         interface: exchange::Interface {
             name: interface.name,
@@ -219,35 +266,27 @@ async fn open_exchange(
         audience,
         keyring,
     };
-    let opened = Exchange::open(options, cluster);
-    if let (Err(_), Some(made)) = (&opened, &made) {
-        // Nothing is left of an attach that failed.
-        let _ = std::fs::remove_file(made);
-    }
-    let exchange = opened?;
-    if let Some(made) = made {
-        log::warn!(
-            "there was no cluster key: made {}. The other servers need the same file, with mode 0600",
-            made.display()
-        );
-    }
-    Ok(exchange)
+    Ok((Exchange::open(options, cluster)?, new_key))
 }
 
 /// The keys, and the file of the one that was made because there was none.
-fn keyring(paths: &[PathBuf]) -> Result<(Keyring, Option<PathBuf>)> {
+fn keyring(paths: &[PathBuf]) -> Result<(Keyring, Option<NewKey>)> {
     let mut keys = Vec::new();
-    let mut made = None;
+    let mut new = None;
     for path in paths {
         let key = match Key::load(path) {
             Err(KeyError::Missing(_)) if paths.len() == 1 => {
-                made = Some(path.clone());
-                Key::generate_file(path)?
+                let key = Key::generate_file(path)?;
+                new = Some(NewKey {
+                    path: path.clone(),
+                    kept: false,
+                });
+                key
             }
             loaded => loaded?,
         };
         keys.push(key);
     }
     let (first, others) = keys.split_first().context("no key file is configured")?;
-    Ok((Keyring::new(first, others), made))
+    Ok((Keyring::new(first, others), new))
 }

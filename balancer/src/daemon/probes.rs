@@ -24,29 +24,34 @@ impl Running {
                 .map(IpNet::addr)
                 .find(|address| self.on_link(*address).is_some())
         });
-        self.spawn_probe(id, address);
+        if let Some(address) = address {
+            self.spawn_probe(id, address);
+        }
     }
 
-    /// Asks for `address`; a peer without one on a link of ours can't answer. The answer comes back as an input.
-    pub(super) fn spawn_probe(&self, id: ServerId, address: Option<IpAddr>) {
-        let interface = address.and_then(|address| self.on_link(address)).cloned();
+    /// Asks for `address`, which is on a link of ours. The answer comes back as an input; of an address that can't be asked
+    /// for there is none, and the peer's flows go on.
+    pub(super) fn spawn_probe(&self, id: ServerId, address: IpAddr) {
+        let Some(interface) = self.on_link(address).cloned() else {
+            return;
+        };
         let probed = self.probed.clone();
         tokio::spawn(async move {
-            let answered = match (interface, address) {
-                (Some(Interface { index, mac, .. }), Some(IpAddr::V4(target))) => {
+            let (index, mac) = (interface.index, interface.mac);
+            let answer = match address {
+                IpAddr::V4(target) => {
                     arp::probe(index, mac, Ipv4Addr::UNSPECIFIED, target, PROBE).await
                 }
-                (Some(Interface { index, mac, .. }), Some(IpAddr::V6(target))) => {
+                IpAddr::V6(target) => {
                     ndp::probe(index, mac, Ipv6Addr::UNSPECIFIED, target, PROBE).await
                 }
-                _ => Ok(None),
             };
-            let answered = answered.unwrap_or_else(|error| {
-                log::warn!("cannot probe the host of peer {id}: {error}");
-                None
-            });
-            // The daemon has ended meanwhile if nobody receives this.
-            let _ = probed.send((id, answered.is_some())).await;
+            match answer {
+                // The daemon has ended meanwhile if nobody receives this.
+                Ok(answer) => drop(probed.send((id, answer.is_some())).await),
+                // A question that couldn't be asked has no answer. It is asked again after a time-out.
+                Err(error) => log::warn!("cannot probe the host of peer {id}: {error}"),
+            }
         });
     }
 

@@ -48,7 +48,7 @@ pub fn status(running: &Running, prepared: &Prepared) -> Result<Status> {
             .collect::<Result<_>>()?,
         packets: named(maps.counters(None)?.named()),
         exchange: named(prepared.exchange.counters().named()),
-        warnings: running.warnings.values().cloned().collect(),
+        warnings: running.warnings.texts().map(str::to_owned).collect(),
     })
 }
 

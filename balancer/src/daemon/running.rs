@@ -1,31 +1,28 @@
 //! The daemon's life: events of the exchange, of health checks, of commands and of time go into the maps.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use balancer_common::types::Settings;
-use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::prepare::Prepared;
-use super::report;
 use super::services::Services;
-use crate::cluster::{Event, Link, OwnState, Report, ServerId, Status, Timestamp};
-use crate::control::{Answer, Question, Request};
+use super::warnings::Warnings;
+use crate::cluster::{Link, OwnState, ServerId, Timestamp};
+use crate::control::Answer;
+use crate::datapath::Datapath;
 use crate::datapath::interface::{Interface, XdpState};
 use crate::datapath::peers::PeerTable;
-use crate::datapath::{self, Datapath};
 use crate::exchange::clock;
 use crate::health::Monitor;
 
 /// How often own load is sampled.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How often what failed, or what may change without notice, is looked at again.
+/// How often what failed is tried again, and what settles with time is looked at.
 const REVIEW: Duration = Duration::from_secs(1);
 
 /// A daemon that is attached.
@@ -35,15 +32,14 @@ pub struct Running {
     pub(super) table: PeerTable,
     pub(super) services: Services,
     pub(super) started: Timestamp,
-    /// What an operator should know of, by what it is about.
-    pub(super) warnings: BTreeMap<String, String>,
+    pub(super) warnings: Warnings,
     pub(super) settings: Settings,
     /// Where probes send their results.
     pub(super) probed: mpsc::Sender<(ServerId, bool)>,
     /// Peers' addresses are not all as they should be on this host.
     pub(super) foreign_pending: bool,
-    /// Peers that a predecessor knew have had the time to report.
-    pub(super) adopted_judged: bool,
+    /// When peers that only a predecessor has heard of were last probed.
+    pub(super) adopted_judged: Timestamp,
     pub(super) reviewed: Timestamp,
 }
 
@@ -72,11 +68,14 @@ impl Running {
             interrupt: signal(SignalKind::interrupt())?,
         };
         let mut running = Self::start(prepared, answers).await?;
+        if let Some(key) = prepared.new_key.take() {
+            key.keep();
+        }
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let waiting = running.live(prepared, &mut inputs).await;
         log::info!("ending");
-        if !prepared.options.persist {
+        if waiting.is_some() || !prepared.options.persist {
             prepared.exchange.goodbye().await;
         }
         Ok(waiting)
@@ -105,80 +104,15 @@ impl Running {
                     Some(waiting) => return Some(waiting),
                 },
                 _ = inputs.hang_up.recv() => {
-                    self.on_hang_up(prepared, inputs);
+                    self.on_hang_up(prepared, &mut inputs.monitor);
                     continue;
                 }
                 _ = inputs.terminate.recv() => return None,
                 _ = inputs.interrupt.recv() => return None,
             };
             // What is in the maps is better than no balancer: it goes on.
-            if let Err(error) = result {
-                self.warn(topic, &format!("{error:#}"));
-            }
+            self.warnings.note(topic, result);
         }
-    }
-
-    fn on_hang_up(&mut self, prepared: &mut Prepared, inputs: &mut Inputs) {
-        match self.reload(prepared) {
-            Ok(checks_differ) => {
-                if checks_differ {
-                    inputs.monitor = Monitor::start(&prepared.options.config.services);
-                }
-                log::info!("SIGHUP: the configuration is in effect");
-            }
-            Err(error) => log::error!("SIGHUP: nothing has changed: {error:#}"),
-        }
-    }
-
-    async fn on_event(&mut self, prepared: &mut Prepared, event: Event) -> Result<()> {
-        let peer = |id| prepared.exchange.cluster().peer(id);
-        let name = |id| peer(id).map_or_else(|| id_text(id), |peer| peer.report.name.clone());
-        match event {
-            Event::Joined(id) => {
-                let from = peer(id)
-                    .map(|peer| peer.from.ip().to_string())
-                    .unwrap_or_default();
-                log::info!("peer {} ({from}) is there", name(id));
-            }
-            Event::PeerUpdated(id) => {
-                let Some(peer) = peer(id) else { return Ok(()) };
-                let moved = self
-                    .table
-                    .update(&mut self.datapath.maps, &peer.report, peer.heard)?;
-                if self.settings.peers != self.table.count() {
-                    self.write_settings()?;
-                }
-                let (name, held) = (
-                    peer.report.name.clone(),
-                    held_by_both(&peer.report, &prepared.identities),
-                );
-                if moved {
-                    self.set_foreign(prepared).await;
-                    self.warn_of_shared_identities(&name, &held);
-                }
-            }
-            Event::Changed { id, from, to } => {
-                log::info!("peer {}: {} (was {})", name(id), to.name(), from.name());
-                self.table.set_status(&mut self.datapath.maps, id, to)?;
-                if to == Status::Silent {
-                    let text =
-                        "its host answers, but its balancer doesn't report: it gets no new flows";
-                    self.warn(&name(id), text);
-                } else {
-                    self.warnings.remove(&name(id));
-                }
-            }
-            Event::Probe(id) => self.probe(prepared, id),
-            Event::NameConflict { id, name } => {
-                let text = format!(
-                    "server {} has the same name: give each a name of its own",
-                    id_text(id)
-                );
-                self.warn(&format!("name {name}"), &text);
-            }
-            Event::Forgotten(id) => self.forget(prepared, id).await?,
-        }
-        Ok(())
     }
 
     async fn on_tick(&mut self, prepared: &mut Prepared) -> Result<()> {
@@ -190,100 +124,17 @@ impl Running {
         self.reviewed = now;
         self.services.review_sockets(&mut self.datapath.maps)?;
         if self.foreign_pending {
-            self.set_foreign(prepared).await;
+            self.set_foreign(prepared).await?;
         }
         // Peers that a predecessor steered flows to, and that nobody has heard of since: do their hosts live?
-        if !self.adopted_judged
-            && now.since(self.started) > prepared.options.config.exchange.timeout() * 2
-        {
-            self.adopted_judged = true;
+        let patience = prepared.options.config.exchange.timeout() * 2;
+        if now.since(self.adopted_judged) > patience {
+            self.adopted_judged = now;
             for (id, identity) in self.table.unheard() {
                 self.spawn_probe(id, identity);
             }
         }
         Ok(())
-    }
-
-    fn warn_of_shared_identities(&mut self, peer: &str, held: &[IpAddr]) {
-        let topic = format!("identities of {peer}");
-        if held.is_empty() {
-            self.warnings.remove(&topic);
-            return;
-        }
-        let held: Vec<_> = held.iter().map(ToString::to_string).collect();
-        let text = format!(
-            "{} is this server's, too: two servers must not have one address",
-            held.join(", ")
-        );
-        self.warn(&topic, &text);
-    }
-
-    /// Answers a command. To who detached the last interface the answer is due when everything is undone.
-    fn on_question(
-        &mut self,
-        prepared: &Prepared,
-        question: Question,
-    ) -> Option<oneshot::Sender<Answer>> {
-        let result = match question.request {
-            Request::Status => {
-                report::status(self, prepared).map(|status| Answer::Status(Box::new(status)))
-            }
-            Request::Detach(names) => self.detach(prepared, &names).map(|()| Answer::Done),
-        };
-        if result.is_ok() && self.interfaces.is_empty() {
-            return Some(question.answer);
-        }
-        let answer = result.unwrap_or_else(|error| Answer::Refused(format!("{error:#}")));
-        // Who doesn't wait for the answer doesn't want it.
-        let _ = question.answer.send(answer);
-        None
-    }
-
-    fn detach(&mut self, prepared: &Prepared, names: &[String]) -> Result<()> {
-        for name in names {
-            if !self
-                .interfaces
-                .iter()
-                .any(|(interface, _)| interface.name == *name)
-            {
-                let attached: Vec<_> = self
-                    .interfaces
-                    .iter()
-                    .map(|(interface, _)| interface.name.as_str())
-                    .collect();
-                anyhow::bail!(
-                    "not attached to {name}; attached to: {}",
-                    attached.join(", ")
-                );
-            }
-        }
-        for name in names {
-            datapath::detach(&prepared.options.pin_dir, name)?;
-            self.interfaces
-                .retain(|(interface, _)| interface.name != *name);
-            log::info!("detached from {name}");
-        }
-        Ok(())
-    }
-
-    pub(super) async fn forget(&mut self, prepared: &mut Prepared, id: ServerId) -> Result<()> {
-        self.table.forget(&mut self.datapath.maps, id)?;
-        self.write_settings()?;
-        self.set_foreign(prepared).await;
-        Ok(())
-    }
-
-    /// Puts the configuration into effect as it reads now, if it differs only in what can change while running. `true`: the
-    /// checks of services do.
-    fn reload(&mut self, prepared: &mut Prepared) -> Result<bool> {
-        let new = (prepared.options.read)()?;
-        prepared.options.config.may_become(&new)?;
-        let checks_differ = self.services.reconfigure(&new);
-        prepared.exchange.set_period(new.exchange.period);
-        self.settings.timeout_ns = new.exchange.timeout().as_nanos() as u64;
-        prepared.options.config = new;
-        self.write_settings()?;
-        Ok(checks_differ)
     }
 
     /// Samples own load into the maps, and tells the exchange how this server is.
@@ -302,27 +153,13 @@ impl Running {
                 .collect(),
             services,
             identities: prepared.identity_reports(),
-            draining: false,
+            // Peers' addresses must be on this host before their flows come.
+            draining: self.foreign_pending,
         };
         prepared
             .exchange
             .set_own(own)
             .context("this configuration cannot be reported to the peers")
-    }
-
-    async fn set_foreign(&mut self, prepared: &mut Prepared) {
-        const TOPIC: &str = "addresses of peers";
-        let result = prepared.host.set_foreign(&self.table.foreign()).await;
-        self.foreign_pending = result.is_err();
-        match result {
-            Ok(()) => {
-                self.warnings.remove(TOPIC);
-            }
-            Err(error) => self.warn(
-                TOPIC,
-                &format!("this host cannot take flows for them: {error:#}"),
-            ),
-        }
     }
 
     pub(super) fn write_settings(&mut self) -> Result<()> {
@@ -333,28 +170,4 @@ impl Running {
             .set(0, self.settings, 0)
             .context("cannot write the map SETTINGS")
     }
-
-    /// Logs what an operator should know of, once, and keeps it for `status`.
-    fn warn(&mut self, topic: &str, text: &str) {
-        let text = format!("{topic}: {text}");
-        if self.warnings.get(topic) != Some(&text) {
-            log::warn!("{text}");
-            self.warnings.insert(topic.to_owned(), text);
-        }
-    }
-}
-
-/// Identities that a peer reports and this server has as well.
-fn held_by_both(report: &Report, own: &[IpNet]) -> Vec<IpAddr> {
-    let reported = report
-        .identities
-        .iter()
-        .map(|identity| identity.address.addr());
-    reported
-        .filter(|address| own.iter().any(|own| own.addr() == *address))
-        .collect()
-}
-
-fn id_text(id: ServerId) -> String {
-    id.to_string()
 }

@@ -7,7 +7,7 @@ use crate::cluster::{OwnService, ServiceReport, Timestamp};
 use crate::config::{Config, Protocol, Service};
 use crate::datapath::maps::Maps;
 use crate::datapath::own::{self, ServiceState};
-use crate::health::Change;
+use crate::health::{Change, Monitor};
 use crate::load::{Handshakes, Sampler, Uncounted, established};
 
 /// All services.
@@ -54,7 +54,6 @@ impl Services {
             services,
             sampler: Sampler::new(config.load.cpu.basis_points()),
         };
-        services.review_sockets(maps)?;
         services.sample(maps, now)?;
         Ok(services)
     }
@@ -64,17 +63,18 @@ impl Services {
         self.services.iter()
     }
 
-    /// Goes by another configuration of the same services. `true`: their checks differ, and must be started anew; all
-    /// services then count as healthy until one says otherwise.
-    pub fn reconfigure(&mut self, config: &Config) -> bool {
+    /// Goes by another configuration of the same services. One whose check differs counts as healthy until that says
+    /// otherwise.
+    pub fn reconfigure(&mut self, config: &Config, monitor: &mut Monitor) {
         self.sampler.set_cpu_weight(config.load.cpu.basis_points());
-        let pairs = || self.services.iter().zip(&config.services);
-        let checks_differ = pairs().any(|(service, new)| service.config.check != new.check);
-        for (service, new) in self.services.iter_mut().zip(&config.services) {
+        for (index, (service, new)) in self.services.iter_mut().zip(&config.services).enumerate() {
+            if service.config.check != new.check {
+                monitor.replace(index, new.check.clone());
+                service.healthy = true;
+                service.health.clear();
+            }
             service.config = new.clone();
-            service.healthy |= checks_differ;
         }
-        checks_differ
     }
 
     /// Takes note of a check's verdict.

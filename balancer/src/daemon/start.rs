@@ -1,14 +1,12 @@
 //! Bringing the daemon up: programs, maps, host, interfaces.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
-use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use super::prepare::Prepared;
 use super::running::Running;
 use super::services::Services;
+use super::warnings::Warnings;
 use crate::cluster::ServerId;
 use crate::datapath::host::Change;
 use crate::datapath::interface::XdpState;
@@ -31,7 +29,7 @@ impl Running {
         let now = clock::monotonic();
         let config = &prepared.options.config;
         let services = Services::start(&mut datapath.maps, config, now)?;
-        let held = prepared.identities.iter().map(IpNet::addr).collect();
+        let held = prepared.held();
         let table = PeerTable::adopt(
             &mut datapath.maps,
             held,
@@ -50,11 +48,11 @@ impl Running {
             table,
             services,
             started: now,
-            warnings: BTreeMap::new(),
+            warnings: Warnings::default(),
             settings,
             probed,
-            foreign_pending: false,
-            adopted_judged: false,
+            foreign_pending: true,
+            adopted_judged: now,
             reviewed: now,
         };
         running.attach(prepared).await?;
@@ -77,8 +75,10 @@ impl Running {
         // What is set for IPv6 depends on the interface's addresses.
         prepared.host.accept_steered(&names).await?;
         self.datapath.count_connections()?;
-        self.report(prepared)?;
+        // From here on the program counts this namespace's connections: what is open beside its count is older.
         self.write_settings()?;
+        self.services.review_sockets(&mut self.datapath.maps)?;
+        self.report(prepared)?;
         for interface in &prepared.interfaces {
             let state = self.datapath.attach(interface, prepared.options.mode)?;
             log::info!("attached to {} in {} mode", interface.name, state.name());

@@ -3,6 +3,7 @@
 //! Follows `balancer-ebpf/src/steer.rs`; a test runs both on the same packets.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use anyhow::Result;
@@ -115,8 +116,8 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
         if let Some(slot) = self.known("FLOWS", self.maps.flows.get(&key, 0).ok())? {
             return Ok((Outcome::Steer, Some(slot), "steered"));
         }
-        match self.maps.identities.get(&key.identity, 0).ok() {
-            Some(Identity { kind: HELD, .. }) => {
+        let interface = match self.maps.identities.get(&key.identity, 0).ok() {
+            Some(Identity { kind: HELD, owner }) => {
                 self.say(
                     "S201",
                     format!(
@@ -124,12 +125,13 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
                         destination.ip()
                     ),
                 );
+                owner
             }
             Some(Identity {
                 kind: FOREIGN,
-                peer,
+                owner,
             }) => {
-                let holder = self.peer_name(peer)?;
+                let holder = self.peer_name(owner)?;
                 self.say(
                     "flow",
                     format!(
@@ -149,14 +151,14 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
                 );
                 return Ok((Outcome::Pass, None, "not_ours"));
             }
-        }
+        };
         if let Some(slot) = self.known("HALF_OPEN", self.maps.half_open.get(&key, 0).ok())? {
             return Ok((Outcome::Steer, Some(slot), "steered_repeated"));
         }
-        self.decide(service, &key)
+        self.decide(service, interface, &key)
     }
 
-    fn decide(&self, service: u32, key: &FlowKey) -> Result<End> {
+    fn decide(&self, service: u32, interface: u32, key: &FlowKey) -> Result<End> {
         let settings = self.maps.settings.get(&0, 0)?;
         let sheet = self.maps.services.get(&service, 0)?;
         let connections = self.maps.connections.get(&service, 0)?;
@@ -176,9 +178,11 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
         let peers = Looks {
             story: self,
             service,
+            interface,
             count: settings.peers,
             family: key.client.family(),
             timeout_ns: settings.timeout_ns,
+            told: RefCell::default(),
         };
         let verdict = decide::decide(&own, &peers, flow_hash(key, settings.seed));
         match verdict {
@@ -266,9 +270,13 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
 struct Looks<'a, N> {
     story: &'a Story<'a, N>,
     service: u32,
+    /// Where the packet is taken to come in: the interface that has the identity.
+    interface: u32,
     count: u32,
     family: u8,
     timeout_ns: u64,
+    /// The peers that were told of.
+    told: RefCell<BTreeSet<u32>>,
 }
 
 impl<N: Fn(u64) -> String> Looks<'_, N> {
@@ -278,6 +286,9 @@ impl<N: Fn(u64) -> String> Looks<'_, N> {
         let milliseconds = age / 1_000_000;
         if peer.state != PEER_ALIVE {
             return (None, format!("{name} is dead (S207)"));
+        }
+        if peer.interface != self.interface {
+            return (None, format!("{name} is on another link"));
         }
         if age > self.timeout_ns {
             return (
@@ -318,7 +329,10 @@ impl<N: Fn(u64) -> String> Peers for Looks<'_, N> {
             return None;
         }
         let (candidate, text) = self.look(&peer, &report);
-        self.story.say("S205", text);
+        // Round-robin looks at each peer twice.
+        if self.told.borrow_mut().insert(index) {
+            self.story.say("S205", text);
+        }
         candidate
     }
 }

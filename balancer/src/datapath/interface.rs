@@ -69,6 +69,8 @@ impl Interface {
                 .iter()
                 .map(|interface| interface.name.as_str())
                 .collect();
+            // One with several addresses is listed as often, and not in any order.
+            names.sort_unstable();
             names.dedup();
             bail!(
                 "there is no network interface `{name}` here; there are: {}",

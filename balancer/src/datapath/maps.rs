@@ -1,11 +1,12 @@
 //! The pinned maps, typed.
 
+use std::io;
 use std::ops::AddAssign;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use aya::Pod;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use balancer_common::types::{
     Address, Connections, Counters, Flow, FlowKey, Identity, MAX_PEERS, MAX_SERVICES, Mac, Peer,
     PeerCounters, PeerLoad, Port, Service, Settings,
@@ -55,7 +56,18 @@ pub struct Maps {
 impl Maps {
     /// Opens the maps that are pinned in `pin_dir`.
     pub fn open(pin_dir: &Path) -> Result<Self> {
-        if !pin_dir.join(MAPS[0].0).exists() {
+        let first = pin_dir.join(MAPS[0].0);
+        let found = first.try_exists();
+        if found
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        {
+            bail!(
+                "no permission for {}: try again as root (sudo)",
+                pin_dir.display()
+            );
+        }
+        if !found.with_context(|| format!("cannot look for {}", first.display()))? {
             bail!(
                 "no balancer is attached here: {} holds no maps. Start one with `balancer attach IFACE`, or name its \
                  directory with --pin-dir",
@@ -88,6 +100,16 @@ impl Maps {
     /// Flows and packets sent to the peer in slot `peer`.
     pub fn peer_counters(&self, peer: u32) -> Result<PeerCounters> {
         sum(&self.peer_counters, peer)
+    }
+
+    /// Starts the counters of the peer in slot `peer` anew.
+    pub fn reset_peer_counters(&mut self, peer: u32) -> Result<()> {
+        let cpus =
+            aya::util::nr_cpus().map_err(|(file, error)| anyhow!("cannot read {file}: {error}"))?;
+        let zeros = PerCpuValues::try_from(vec![PeerCounters::default(); cpus])?;
+        self.peer_counters
+            .set(peer, zeros, 0)
+            .context("cannot write the map PEER_COUNTERS")
     }
 
     /// What the peer in slot `peer` last said of service `service`.

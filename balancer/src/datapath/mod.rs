@@ -89,16 +89,17 @@ impl Datapath {
     pub fn attach(&mut self, interface: &Interface, mode: Mode) -> Result<XdpState> {
         let pin = xdp_link_pin(&self.pin_dir, &interface.name);
         if let Some(link) = pinned_link(&pin)? {
-            if fits(interface.xdp, mode) {
-                return self.replace(interface, link);
+            if !fits(interface.xdp, mode) {
+                bail!(
+                    "{} is attached in {} mode by the balancer before this one. To change the mode, end it first with \
+                     `balancer detach {0}`; flows that are steered now will end",
+                    interface.name,
+                    interface.xdp.name()
+                );
             }
-            log::info!(
-                "{}: is attached in another mode: attaching anew",
-                interface.name
-            );
-            fs::remove_file(&pin)?;
-            drop(link);
-        } else if interface.xdp != XdpState::None {
+            return self.replace(interface, link);
+        }
+        if interface.xdp != XdpState::None {
             bail!(
                 "{} has an XDP program already, and it isn't balancer's. See `ip link show {0}` and `bpftool net`; remove \
                  it with `ip link set {0} xdp off`, then attach again",
@@ -192,11 +193,6 @@ impl Datapath {
     }
 }
 
-/// Detaches the XDP program from the interface called `name`. `false`: there was nothing.
-pub fn detach(pin_dir: &Path, name: &str) -> Result<bool> {
-    remove_pin(&xdp_link_pin(pin_dir, name))
-}
-
 /// Names of the interfaces that programs pinned in `pin_dir` are attached to.
 pub fn attached(pin_dir: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(pin_dir) {
@@ -239,14 +235,6 @@ fn fits(state: XdpState, mode: Mode) -> bool {
 /// A pin's name must not have a dot (bpffs keeps those), and no interface's name has a colon.
 fn xdp_link_pin(pin_dir: &Path, interface: &str) -> PathBuf {
     pin_dir.join(format!("{XDP_LINK}{}", interface.replace('.', ":")))
-}
-
-fn remove_pin(pin: &Path) -> Result<bool> {
-    match fs::remove_file(pin) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("cannot remove {}", pin.display())),
-    }
 }
 
 fn pinned_link(pin: &Path) -> Result<Option<PinnedLink>> {

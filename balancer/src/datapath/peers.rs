@@ -17,15 +17,20 @@ use super::own;
 use crate::cluster::{Link, PortRange, Report, ServerId, ServiceReport, Status, Timestamp};
 use crate::config::Service;
 
+/// Ethernet address of a peer that is on no link of ours.
+const NOWHERE: [u8; 6] = [0; 6];
+
 /// Which peer has which slot of `PEERS`, and what the peers said.
 pub struct PeerTable {
-    /// The identities that this server holds.
-    own: BTreeSet<IpAddr>,
+    /// The identities that this server holds, and the indices of the interfaces that have them.
+    own: BTreeMap<IpAddr, u32>,
     interfaces: Vec<Interface>,
     services: Vec<Service>,
     slots: BTreeMap<ServerId, u32>,
     /// Identities that a predecessor knew, of peers that have not reported since.
     adopted: BTreeMap<IpAddr, ServerId>,
+    /// Ethernet addresses of the same.
+    adopted_macs: BTreeMap<[u8; 6], ServerId>,
     reports: BTreeMap<ServerId, Report>,
 }
 
@@ -33,7 +38,7 @@ impl PeerTable {
     /// The table as a predecessor left it in the maps: flows that are steered now keep their peers.
     pub fn adopt(
         maps: &mut Maps,
-        own: BTreeSet<IpAddr>,
+        own: BTreeMap<IpAddr, u32>,
         interfaces: Vec<Interface>,
         services: Vec<Service>,
     ) -> Result<Self> {
@@ -50,9 +55,16 @@ impl PeerTable {
         let mut adopted = BTreeMap::new();
         for entry in &maps.identities {
             let (address, identity) = entry.context("cannot read the map IDENTITIES")?;
-            let holder = slots.iter().find(|(_, slot)| **slot == identity.peer);
+            let holder = slots.iter().find(|(_, slot)| **slot == identity.owner);
             if let (FOREIGN, Some((id, _))) = (identity.kind, holder) {
                 adopted.insert(IpAddr::from(address), *id);
+            }
+        }
+        let mut adopted_macs = BTreeMap::new();
+        for entry in &maps.peer_macs {
+            let (mac, slot) = entry.context("cannot read the map PEER_MACS")?;
+            if let Some((id, _)) = slots.iter().find(|(_, taken)| **taken == slot) {
+                adopted_macs.insert(mac.octets, *id);
             }
         }
         let table = Self {
@@ -61,22 +73,37 @@ impl PeerTable {
             services,
             slots,
             adopted,
+            adopted_macs,
             reports: BTreeMap::new(),
         };
         own::set_identities(maps, &table.identities())?;
         Ok(table)
     }
 
-    /// Peers of a predecessor's that have not reported since, each with one of its identities, if it had any.
-    pub fn unheard(&self) -> Vec<(ServerId, Option<IpAddr>)> {
+    /// Peers of a predecessor's that have not reported since, each with one of its identities on a link of ours.
+    ///
+    /// Of a peer without one nothing can be found out: its flows go on.
+    pub fn unheard(&self) -> Vec<(ServerId, IpAddr)> {
         self.slots
             .keys()
             .filter(|id| !self.reports.contains_key(id))
-            .map(|id| {
-                let identity = self.adopted.iter().find(|(_, holder)| *holder == id);
-                (*id, identity.map(|(address, _)| *address))
+            .filter_map(|id| {
+                let on_link = |address: &IpAddr| {
+                    self.interfaces.iter().any(|interface| {
+                        interface.addresses.iter().any(|net| net.contains(address))
+                    })
+                };
+                let mut identities = self.adopted.iter().filter(|(_, holder)| *holder == id);
+                identities
+                    .find(|(address, _)| on_link(address))
+                    .map(|(address, _)| (*id, *address))
             })
             .collect()
+    }
+
+    /// Whether packets can be sent on to the peer: it has an address in a network of one of our interfaces.
+    pub fn is_on_link(&self, report: &Report) -> bool {
+        self.shared_link(report).is_some()
     }
 
     /// One more than the highest slot in use.
@@ -96,7 +123,7 @@ impl PeerTable {
             .keys()
             .copied()
             .chain(reported.map(|identity| identity.address.addr()))
-            .filter(|address| !self.own.contains(address) && self.has_family_of(*address))
+            .filter(|address| !self.own.contains_key(address) && self.has_family_of(*address))
             .collect()
     }
 
@@ -109,7 +136,7 @@ impl PeerTable {
         };
         let before = self.slots.insert(id, slot).is_some();
         let previous = self.reports.insert(id, report.clone());
-        self.adopted.retain(|_, holder| *holder != id);
+        self.drop_adopted(id);
         let moved = previous.as_ref().is_none_or(|previous| {
             previous.links != report.links || previous.identities != report.identities
         });
@@ -140,7 +167,7 @@ impl PeerTable {
             peer.interface = interface.index;
             peer.mac = link.mac;
         } else {
-            // Not on any link of ours: packets can't be sent on to it.
+            peer.mac = NOWHERE;
             peer.state = PEER_DEAD;
         }
         maps.peers
@@ -155,7 +182,7 @@ impl PeerTable {
             return Ok(());
         };
         let mut peer = maps.peers.get(&slot, 0)?;
-        peer.state = if status.is_alive() {
+        peer.state = if status.is_alive() && peer.mac != NOWHERE {
             PEER_ALIVE
         } else {
             PEER_DEAD
@@ -172,9 +199,10 @@ impl PeerTable {
     /// Forgets a peer. Its slot may be another's from now on.
     pub fn forget(&mut self, maps: &mut Maps, id: ServerId) -> Result<()> {
         self.reports.remove(&id);
-        self.adopted.retain(|_, holder| *holder != id);
+        self.drop_adopted(id);
         if let Some(slot) = self.slots.remove(&id) {
             maps.peers.set(slot, Peer::default(), 0)?;
+            maps.reset_peer_counters(slot)?;
             // Flows are steered by slot: none may be left for whoever gets it next.
             for flows in [&mut maps.flows, &mut maps.half_open] {
                 let gone: Vec<_> = flows
@@ -197,10 +225,16 @@ impl PeerTable {
     fn has_family_of(&self, address: IpAddr) -> bool {
         let interfaces = self.interfaces.iter().flat_map(Interface::ips);
         self.own
-            .iter()
+            .keys()
             .copied()
             .chain(interfaces)
             .any(|own| own.is_ipv6() == address.is_ipv6())
+    }
+
+    /// What a predecessor knew of the peer is no longer needed.
+    fn drop_adopted(&mut self, id: ServerId) {
+        self.adopted.retain(|_, holder| *holder != id);
+        self.adopted_macs.retain(|_, owner| *owner != id);
     }
 
     fn free_slot(&self) -> Option<u32> {
@@ -278,11 +312,14 @@ impl PeerTable {
     }
 
     fn set_macs(&self, maps: &mut Maps) -> Result<()> {
-        let wanted: BTreeMap<[u8; 6], u32> = self
+        let reported = self
             .reports
             .iter()
-            .flat_map(|(id, report)| report.links.iter().map(move |link| (id, link.mac)))
-            .filter_map(|(id, mac)| Some((mac, self.slot(*id)?)))
+            .flat_map(|(id, report)| report.links.iter().map(move |link| (link.mac, *id)));
+        let adopted = self.adopted_macs.iter().map(|(mac, id)| (*mac, *id));
+        let wanted: BTreeMap<[u8; 6], u32> = adopted
+            .chain(reported)
+            .filter_map(|(mac, id)| Some((mac, self.slot(id)?)))
             .collect();
         let present: Vec<Mac> = maps.peer_macs.keys().collect::<Result<_, _>>()?;
         for mac in present {
@@ -301,8 +338,8 @@ impl PeerTable {
     /// All addresses of the cluster: the identities, and the servers' own.
     fn identities(&self) -> BTreeMap<IpAddr, Identity> {
         let mut all = BTreeMap::new();
-        let mut enter = |addresses: &mut dyn Iterator<Item = IpAddr>, kind, peer| {
-            all.extend(addresses.map(|address| (address, Identity { kind, peer })));
+        let mut enter = |addresses: &mut dyn Iterator<Item = IpAddr>, kind, owner| {
+            all.extend(addresses.map(|address| (address, Identity { kind, owner })));
         };
         for (id, report) in &self.reports {
             let Some(peer) = self.slot(*id) else { continue };
@@ -324,7 +361,9 @@ impl PeerTable {
                 peer,
             );
         }
-        enter(&mut self.own.iter().copied(), HELD, 0);
+        for (address, interface) in &self.own {
+            enter(&mut iter::once(*address), HELD, *interface);
+        }
         all
     }
 }

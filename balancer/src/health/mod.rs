@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{MissedTickBehavior, interval, sleep},
 };
 
@@ -31,10 +31,11 @@ pub struct Change {
 /// Checks services, each in a task of its own. Dropping it ends the checks.
 #[derive(Debug)]
 pub struct Monitor {
+    sender: mpsc::UnboundedSender<Change>,
     changes: mpsc::UnboundedReceiver<Change>,
-    /// Keeps the channel open where no service has a check.
-    _sender: mpsc::UnboundedSender<Change>,
-    _tasks: JoinSet<()>,
+    /// By service: the check that is running.
+    running: Vec<Option<AbortHandle>>,
+    tasks: JoinSet<()>,
 }
 
 impl Monitor {
@@ -43,18 +44,23 @@ impl Monitor {
     pub fn start(services: &[Service]) -> Self {
         // A change takes a whole series of checks: an unread one can't be followed by many.
         let (sender, changes) = mpsc::unbounded_channel();
-        let mut tasks = JoinSet::new();
-        for (service, check) in services
-            .iter()
-            .enumerate()
-            .filter_map(|(i, s)| Some((i, s.check.clone()?)))
-        {
-            tasks.spawn(watch(service, check, sender.clone()));
-        }
-        Self {
+        let mut monitor = Self {
+            sender,
             changes,
-            _sender: sender,
-            _tasks: tasks,
+            running: vec![None; services.len()],
+            tasks: JoinSet::new(),
+        };
+        for (index, service) in services.iter().enumerate() {
+            monitor.replace(index, service.check.clone());
+        }
+        monitor
+    }
+
+    /// Ends the check of the service with this index, and starts another one. The service counts as healthy again.
+    pub fn replace(&mut self, service: usize, check: Option<Check>) {
+        let new = check.map(|check| self.tasks.spawn(watch(service, check, self.sender.clone())));
+        if let Some(old) = std::mem::replace(&mut self.running[service], new) {
+            old.abort();
         }
     }
 

@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Handshakes {
     /// How many first packets had arrived at which time, oldest first; none older than [`PATIENCE`] but the first.
     arrived: VecDeque<(Timestamp, u64)>,
+    /// Wraps below nothing where more became connections than arrived.
     given_up: u64,
 }
 
@@ -44,6 +45,13 @@ impl Handshakes {
             .is_some_and(|(then, _)| now.since(*then) >= PATIENCE)
         {
             self.arrived.pop_front();
+        }
+        // Connections from this host itself, such as checks, didn't arrive at the program. Not to be set against first
+        // packets to come, which would then not count.
+        let done = connections.established.wrapping_add(self.given_up);
+        let ahead = done.wrapping_sub(connections.arrived).cast_signed();
+        if ahead > 0 {
+            self.given_up = self.given_up.wrapping_sub(ahead.cast_unsigned());
         }
         if let Some((then, arrived)) = self.arrived.front()
             && now.since(*then) >= PATIENCE
@@ -115,6 +123,8 @@ impl Sampler {
 
 #[cfg(test)]
 mod tests {
+    use balancer_common::types::Service;
+
     use super::*;
 
     fn at(milliseconds: u64) -> Timestamp {
@@ -146,6 +156,28 @@ mod tests {
             let made = counts(step * 7 + 7, step * 7);
             assert_eq!(handshakes.given_up(at(step * 100), &made), 0, "step {step}");
         }
+    }
+
+    #[test]
+    fn connections_that_never_arrived_hide_none_that_do() {
+        let mut handshakes = Handshakes::default();
+        let pending = |given_up: u64, counts: &Connections| {
+            let sheet = Service {
+                given_up,
+                ..Service::default()
+            };
+            counts.pending(&sheet)
+        };
+        for step in 0..100 {
+            let checked = counts(0, step);
+            let given_up = handshakes.given_up(at(step * 100), &checked);
+            assert_eq!(pending(given_up, &checked), 0, "step {step}");
+            assert_eq!(pending(given_up, &counts(7, step)), 7, "step {step}");
+        }
+        let given_up = handshakes.given_up(at(10_000), &counts(7, 99));
+        assert_eq!(pending(given_up, &counts(7, 99)), 7);
+        let given_up = handshakes.given_up(at(11_000), &counts(7, 99));
+        assert_eq!(pending(given_up, &counts(7, 99)), 0);
     }
 
     #[test]

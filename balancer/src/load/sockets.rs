@@ -30,6 +30,7 @@ pub fn established(services: usize, service_of: impl Fn(u16) -> Option<usize>) -
 fn open_port(line: &str) -> Option<u16> {
     const SYN_SENT: u8 = 2;
     const SYN_RECV: u8 = 3;
+    const FIN_WAIT_2: u8 = 5;
     const TIME_WAIT: u8 = 6;
     const CLOSE: u8 = 7;
     const LISTEN: u8 = 10;
@@ -37,10 +38,13 @@ fn open_port(line: &str) -> Option<u16> {
     let mut fields = line.split_whitespace();
     let (_, port) = fields.nth(1)?.rsplit_once(':')?;
     let state = u8::from_str_radix(fields.nth(1)?, 16).ok()?;
-    let open = !matches!(
-        state,
-        SYN_SENT | SYN_RECV | TIME_WAIT | CLOSE | LISTEN | NEW_SYN_RECV
-    );
+    // A connection that this host closed first and has no socket any more waits for the other end in a stub.
+    let stub = state == FIN_WAIT_2 && fields.nth(5)? == "0";
+    let open = !stub
+        && !matches!(
+            state,
+            SYN_SENT | SYN_RECV | TIME_WAIT | CLOSE | LISTEN | NEW_SYN_RECV
+        );
     open.then(|| u16::from_str_radix(port, 16).ok()).flatten()
 }
 

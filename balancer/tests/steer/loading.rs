@@ -103,7 +103,7 @@ fn bpftool_prints_every_field() {
             "SERVICES",
             "uncounted given_up cost sample overload margin policy ready",
         ),
-        ("IDENTITIES", "octets kind peer"),
+        ("IDENTITIES", "octets kind owner"),
         ("PEERS", "id last_report_ns state interface mac families"),
         ("PEER_MACS", "octets"),
         ("LOADS", "load cost sent weight flags"),

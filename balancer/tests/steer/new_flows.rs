@@ -161,3 +161,20 @@ fn frames_can_be_redirected() {
     let again = server.receive(&FIRST.frame());
     assert_eq!(again.frame, outcome.frame);
 }
+
+#[test]
+fn a_peer_on_another_link_gets_no_flow() {
+    let Some(mut server) = Server::new() else {
+        return;
+    };
+    server.add_peer(1_000);
+    server.add_peer(3_000);
+    server.set_own_load(9_000);
+    // A packet leaves by the interface that it came in by, which the first peer is not on.
+    server.set_peer(0, |peer| peer.interface = 9);
+    for number in 0..20 {
+        server.steers(&FIRST.numbered(number), 1, "steered_new");
+    }
+    server.set_peer(1, |peer| peer.interface = 9);
+    server.admits(&FIRST.numbered(20), "kept_no_candidate");
+}

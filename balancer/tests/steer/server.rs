@@ -81,7 +81,9 @@ impl Server {
             (PEER_ADDRESS.into(), SERVER),
             (PEER_ADDRESS_V6.into(), SERVER),
         ] {
-            let identity = Identity { kind, peer: 0 };
+            // The interface that a test run's packets come in by, or the peer in slot 0.
+            let owner = u32::from(kind == HELD);
+            let identity = Identity { kind, owner };
             maps.identities
                 .insert(Address::from(address), identity, 0)
                 .unwrap();

@@ -149,10 +149,7 @@ fn a_successor_adopts_the_table() {
     cluster.server.steers(&FIRST, 0, "steered_new");
     cluster.server.reload();
     cluster.table = table(&mut cluster.server);
-    assert_eq!(
-        cluster.table.unheard(),
-        [(ONE, Some(FOREIGN_IDENTITY.into()))]
-    );
+    assert_eq!(cluster.table.unheard(), [(ONE, FOREIGN_IDENTITY.into())]);
     cluster.server.steers(&SECOND, 0, "steered");
     let mut guest = FIRST.numbered(1);
     guest.to.set_ip(FOREIGN_IDENTITY.into());
@@ -195,13 +192,13 @@ impl Cluster {
 fn table(server: &mut Server) -> PeerTable {
     let interface = Interface {
         name: "eth0".into(),
-        index: 2,
+        index: 1,
         mac: OUR_MAC,
         addresses: vec!["10.0.0.1/24".parse().unwrap()],
         veth: false,
         xdp: XdpState::None,
     };
-    let own = [IDENTITY.into()].into();
+    let own = [(IDENTITY.into(), 1)].into();
     PeerTable::adopt(server.maps(), own, vec![interface], services()).unwrap()
 }
 

@@ -159,10 +159,17 @@ fn pins_in(bpffs: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Success, too, where there was nothing left to do it to.
+/// Success, too, where there was nothing left to do it to, or never could be: a path may lead through a file.
 pub(super) fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(())
+        }
         other => other,
     }
 }

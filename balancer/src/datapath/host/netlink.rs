@@ -9,7 +9,8 @@ use std::{
 use anyhow::Context;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
-use netlink_packet_route::{
+use nix::{errno::Errno, net::if_::if_nametoindex};
+use rtnetlink::packet_route::{
     AddressFamily,
     address::{
         AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
@@ -17,7 +18,6 @@ use netlink_packet_route::{
     route::RouteProtocol,
     rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
 };
-use nix::{errno::Errno, net::if_::if_nametoindex};
 use rtnetlink::{Handle, IpVersion};
 
 use super::kernel::{FOREIGN_PREFERENCE, Family, Kernel, Rule};

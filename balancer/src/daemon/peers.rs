@@ -1,0 +1,112 @@
+//! What happens to peers, and what is done about it.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+use ipnet::IpNet;
+
+use super::prepare::Prepared;
+use super::running::Running;
+use crate::cluster::{self, Event, Report, ServerId, Status};
+
+impl Running {
+    /// Carries an event of the exchange into the maps and onto the host.
+    pub(super) async fn on_event(&mut self, prepared: &mut Prepared, event: Event) -> Result<()> {
+        let peer = |id| prepared.exchange.cluster().peer(id);
+        let name =
+            |id: ServerId| peer(id).map_or_else(|| id.to_string(), |peer| peer.report.name.clone());
+        match event {
+            Event::Joined(id) => {
+                let from = peer(id).map(|peer| peer.from.ip().to_string());
+                log::info!("peer {} ({}) is there", name(id), from.unwrap_or_default());
+            }
+            Event::PeerUpdated(id) => {
+                let Some(peer) = peer(id) else { return Ok(()) };
+                let moved = self
+                    .table
+                    .update(&mut self.datapath.maps, &peer.report, peer.heard)?;
+                self.warn_of(peer, &prepared.identities);
+                if self.settings.peers != self.table.count() {
+                    self.write_settings()?;
+                }
+                if moved {
+                    self.set_foreign(prepared).await?;
+                }
+            }
+            Event::Changed { id, from, to } => {
+                log::info!("peer {}: {} (was {})", name(id), to.name(), from.name());
+                self.table.set_status(&mut self.datapath.maps, id, to)?;
+                let silent = (to == Status::Silent).then(|| {
+                    format!(
+                        "peer {}: its host answers, but its balancer doesn't report: it gets no new flows",
+                        name(id)
+                    )
+                });
+                self.warnings.set(&format!("{id} silent"), silent);
+            }
+            Event::Probe(id) => self.probe(prepared, id),
+            Event::NameConflict { id, name } => self.warnings.set(
+                &format!("{id} name"),
+                Some(format!(
+                    "server {id} has the same name, {name}: give each a name of its own"
+                )),
+            ),
+            Event::Forgotten(id) => self.forget(prepared, id).await?,
+        }
+        Ok(())
+    }
+
+    /// Drops all that is known of a peer.
+    pub(super) async fn forget(&mut self, prepared: &mut Prepared, id: ServerId) -> Result<()> {
+        self.warnings.clear(&id.to_string());
+        self.table.forget(&mut self.datapath.maps, id)?;
+        self.write_settings()?;
+        self.set_foreign(prepared).await
+    }
+
+    /// Gives this host the addresses of its peers. Until that works it takes no flows for them, and says so to them.
+    pub(super) async fn set_foreign(&mut self, prepared: &mut Prepared) -> Result<()> {
+        let result = prepared.host.set_foreign(&self.table.foreign()).await;
+        self.foreign_pending = result.is_err();
+        self.warnings
+            .note("this host cannot take flows for its peers", result);
+        self.report(prepared)
+    }
+
+    /// Warns of what a peer's report shows to be wrong, or takes back what was wrong before.
+    fn warn_of(&mut self, peer: &cluster::Peer, own: &[IpNet]) {
+        let (id, name) = (peer.report.server, &peer.report.name);
+        if !peer.name_conflict {
+            self.warnings.set(&format!("{id} name"), None);
+        }
+        let shared = held_by_both(&peer.report, own);
+        let shared = (!shared.is_empty()).then(|| {
+            format!(
+                "{} is this server's and peer {name}'s: two servers must not have one address",
+                shared.join(", ")
+            )
+        });
+        self.warnings.set(&format!("{id} identities"), shared);
+        let apart = !peer.report.leaving && !self.table.is_on_link(&peer.report);
+        let apart = apart.then(|| {
+            format!(
+                "peer {name} has no address in a network of this server's interfaces: nothing can be steered to it. \
+                 Peers behind a router are not supported yet"
+            )
+        });
+        self.warnings.set(&format!("{id} link"), apart);
+    }
+}
+
+/// Identities that a peer reports and this server has as well.
+fn held_by_both(report: &Report, own: &[IpNet]) -> Vec<String> {
+    let reported = report
+        .identities
+        .iter()
+        .map(|identity| identity.address.addr());
+    let held = |address: &IpAddr| own.iter().any(|own| own.addr() == *address);
+    reported
+        .filter(held)
+        .map(|address| address.to_string())
+        .collect()
+}

@@ -1,0 +1,9 @@
+//! Clusters with real traffic: nginx, curl, and the daemon itself, on hosts that are network namespaces.
+//!
+//! They need root. Without it they are skipped, unless `BALANCER_REQUIRE_ROOT` is set.
+
+mod explain;
+mod failure;
+mod host;
+mod input;
+mod steering;
