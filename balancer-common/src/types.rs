@@ -304,9 +304,10 @@ impl Mac {
 
     /// Its octets, read big-endian.
     #[inline(always)]
-    pub const fn number(self) -> u64 {
-        let [a, b, c, d, e, f] = self.octets;
-        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    pub fn number(self) -> u64 {
+        let mut octets = [0; 8];
+        octets.split_at_mut(2).1.copy_from_slice(&self.octets);
+        u64::from_be_bytes(octets)
     }
 }
 

@@ -5,6 +5,7 @@ use core::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::types::FAMILY_V4;
 
 /// A SYN of Linux from 10.0.0.9:40000 to 10.0.0.101:80.
 #[rustfmt::skip]
@@ -35,7 +36,7 @@ const FIN_FRAME: [u8; 60] = [
     0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
 ];
 
-/// A SYN from 2001:db8:7::9:40000 to 2001:db8::101:80.
+/// A SYN from port 40000 of `2001:db8:7::9` to port 80 of `2001:db8::101`.
 #[rustfmt::skip]
 const V6_FRAME: [u8; 74] = [
     0x02, 0x00, 0x00, 0x00, 0x00, 0x65, 0x02, 0x00, 0x00, 0x00, 0x00, 0x09, 0x86, 0xdd,
@@ -385,19 +386,14 @@ fn emit(packet: &Packet) -> Vec<u8> {
         port,
         protocol,
     } = packet.flow;
-    let (ether_type, ip) = match (client.into(), identity.into()) {
-        (IpAddr::V4(client), IpAddr::V4(identity)) => {
-            let header = [0x45, 0, 0, 40, 0, 0, 0, 0, 0, protocol as u8, 0, 0];
-            let addresses = [client.octets(), identity.octets()].concat();
-            (IPV4, [&header[..], &addresses].concat())
-        }
-        _ => {
-            let header = [0x60, 0, 0, 0, 0, 20, protocol as u8, 0];
-            (
-                IPV6,
-                [&header[..], &client.octets, &identity.octets].concat(),
-            )
-        }
+    let (ether_type, ip) = if client.family() == FAMILY_V4 {
+        let header = [0x45, 0, 0, 40, 0, 0, 0, 0, 0, protocol as u8, 0, 0];
+        let addresses = [&client.octets[12..], &identity.octets[12..]].concat();
+        (IPV4, [&header[..], &addresses].concat())
+    } else {
+        let header = [0x60, 0, 0, 0, 0, 20, protocol as u8, 0];
+        let addresses = [client.octets, identity.octets].concat();
+        (IPV6, [&header[..], &addresses].concat())
     };
     let mut tcp = [client_port.to_be_bytes(), port.to_be_bytes()].concat();
     tcp.extend([0; 8]);
