@@ -55,7 +55,6 @@ mod tests {
                 client_port,
                 port: 80,
                 protocol: 6,
-                padding: [0; 3],
             };
             buckets[(flow_hash(&key, 42) % 64) as usize] += 1;
         }

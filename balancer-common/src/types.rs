@@ -15,6 +15,14 @@ pub const MAX_PEERS: u32 = 256;
 /// Services that a server can offer.
 pub const MAX_SERVICES: u32 = 16;
 
+/// Interfaces that a server can be attached to at one time.
+pub const MAX_INTERFACES: usize = 8;
+
+/// IPv4, in a set of address families.
+pub const FAMILY_V4: u8 = 1;
+/// IPv6, in a set of address families.
+pub const FAMILY_V6: u8 = 2;
+
 /// An IPv4 (as `::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2) or IPv6 address.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -30,6 +38,24 @@ impl Address {
         // Two stores of eight bytes, where an array expression would become sixteen of one.
         Self {
             octets: (0xffff_0000_0000 | bits as u128).to_be_bytes(),
+        }
+    }
+
+    /// The IPv6 address whose octets, read big-endian, are these two numbers.
+    #[inline(always)]
+    pub const fn v6(high: u64, low: u64) -> Self {
+        Self {
+            octets: ((high as u128) << 64 | low as u128).to_be_bytes(),
+        }
+    }
+
+    /// [`FAMILY_V4`] or [`FAMILY_V6`].
+    #[inline(always)]
+    pub const fn family(&self) -> u8 {
+        if u128::from_be_bytes(self.octets) >> 32 == 0xffff {
+            FAMILY_V4
+        } else {
+            FAMILY_V6
         }
     }
 }
@@ -68,10 +94,8 @@ pub struct FlowKey {
     pub client_port: u16,
     /// The service's port.
     pub port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Always 0.
-    pub padding: [u8; 3],
+    /// IP protocol number. Wider than it need be: the key has no padding.
+    pub protocol: u32,
 }
 
 /// A first packet within this time of the last packet of its flow, in nanoseconds, is a repetition; after it, a new flow that
@@ -104,6 +128,9 @@ pub struct Settings {
     pub peers: u32,
     /// How packets leave: 0 `XDP_TX`, 1 `bpf_redirect` to the interface that they came from (for veth).
     pub redirect: u32,
+    /// Ethernet addresses of the interfaces that balancer is attached to, as [`Mac::number`] has them; 0 in what is left
+    /// over. Frames for others come in by flooding, in promiscuous mode or by multicast, and are none of ours.
+    pub macs: [u64; MAX_INTERFACES],
 }
 
 /// Which services listen on one port, by protocol. Value of `PORTS`, which is indexed by port.
@@ -249,18 +276,39 @@ pub struct Peer {
     pub interface: u32,
     /// The peer's Ethernet address on that link.
     pub mac: [u8; 6],
+    /// Address families that it takes flows of: [`FAMILY_V4`], [`FAMILY_V6`].
+    pub families: u8,
     /// Always 0.
-    pub padding: [u8; 2],
+    pub padding: u8,
 }
 
-/// A peer's Ethernet address. Key of `PEER_MACS`.
-#[repr(C)]
+/// An Ethernet address. Key of `PEER_MACS`.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Mac {
     /// The address.
     pub octets: [u8; 6],
     /// Always 0.
     pub padding: [u8; 2],
+}
+
+impl Mac {
+    /// The address with these octets.
+    #[inline(always)]
+    pub const fn new(octets: [u8; 6]) -> Self {
+        Self {
+            octets,
+            padding: [0; 2],
+        }
+    }
+
+    /// Its octets, read big-endian.
+    #[inline(always)]
+    pub fn number(self) -> u64 {
+        let mut octets = [0; 8];
+        octets.split_at_mut(2).1.copy_from_slice(&self.octets);
+        u64::from_be_bytes(octets)
+    }
 }
 
 /// [`PeerLoad::flags`]: the peer offers the service.
@@ -373,7 +421,7 @@ map_type! {
     Address: 16,
     FlowKey: 40,
     Flow: 16,
-    Settings: 32,
+    Settings: 96,
     Port: 2,
     Identity: 8,
     Service: 40,

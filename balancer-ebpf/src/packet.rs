@@ -103,4 +103,9 @@ impl<const N: usize> Header for XdpHeader<'_, N> {
     fn u32<const AT: usize>(&self) -> u32 {
         u32::from_be(self.load::<u32, AT>())
     }
+
+    #[inline(always)]
+    fn u64<const AT: usize>(&self) -> u64 {
+        u64::from_be(self.load::<u64, AT>())
+    }
 }

@@ -4,16 +4,18 @@ use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    BPF_ANY, BPF_F_CURRENT_NETNS, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+    BPF_ANY, BPF_F_CURRENT_NETNS, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1 as Tuple,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as TupleV4,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as TupleV6,
 };
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_sk_release, bpf_skc_lookup_tcp};
 use balancer_common::decide::{self, Candidate, Own, Peers, Search, Verdict};
 use balancer_common::hash::flow_hash;
 use balancer_common::types::{
-    Address, Connections, Counters, FOREIGN, Flow, HELD, MAX_SERVICES, PEER_ALIVE, Peer,
-    SAME_FLOW_NS,
+    Address, Connections, Counters, FAMILY_V4, FOREIGN, Flow, HELD, MAX_SERVICES, PEER_ALIVE, Peer,
+    SAME_FLOW_NS, Settings,
 };
-use balancer_common::wire::{self, Packet};
+use balancer_common::wire::{self, Headers, Packet};
 
 use crate::atomic::{add_u32, add_u64};
 use crate::maps::{
@@ -32,20 +34,28 @@ pub enum Fate {
 
 #[inline(always)]
 pub fn fate(frame: &XdpFrame) -> Fate {
-    let packet = match Packet::parse(frame) {
-        Ok(Some(packet)) => packet,
+    let headers = match Headers::parse(frame) {
+        Ok(Some(headers)) => headers,
         Ok(None) => return local(0, |counters| &mut counters.not_ours),
         Err(_) => return local(0, |counters| &mut counters.odd),
     };
-    let Some(service) = service_of(&packet) else {
+    let Some(service) = service_on(headers.port()) else {
         return local(0, |counters| &mut counters.not_ours);
     };
+    let Some(settings) = SETTINGS.get(0) else {
+        return local(service + 1, |counters| &mut counters.errors);
+    };
+    if !is_for_us(frame, settings) {
+        return local(service + 1, |counters| &mut counters.not_ours);
+    }
+    let packet = headers.packet();
     #[cfg(feature = "packet-log")]
     log_packet(frame, &packet);
     let passage = Passage {
         frame,
         packet,
         service,
+        settings,
         now: now(),
     };
     match passage.known_flow() {
@@ -62,20 +72,27 @@ fn log_packet(frame: &XdpFrame, packet: &Packet) {
     let flow = &packet.flow;
     aya_log_ebpf::info!(
         frame.ctx(),
-        "{:i}:{} -> {:i}:{} flags {:x}",
-        u32::from_be(v4_of(&flow.client)),
+        "[{:i}]:{} -> [{:i}]:{} flags {:x}",
+        flow.client.octets,
         flow.client_port,
-        u32::from_be(v4_of(&flow.identity)),
+        flow.identity.octets,
         flow.port,
         packet.flags
     );
 }
 
-/// Index into `SERVICES` of the service that the packet is for.
+/// Index into `SERVICES` of the service on this port.
 #[inline(always)]
-fn service_of(packet: &Packet) -> Option<u32> {
-    let number = u32::from(PORTS.get(u32::from(packet.flow.port))?.tcp);
+fn service_on(port: u16) -> Option<u32> {
+    let number = u32::from(PORTS.get(u32::from(port))?.tcp);
     (1..=MAX_SERVICES).contains(&number).then(|| number - 1)
+}
+
+/// Whether the frame is addressed to one of our interfaces. A switch floods others', and TCP ignores what is sent to a group
+/// (RFC 1122 section 4.2.3.10).
+#[inline(always)]
+fn is_for_us(frame: &XdpFrame, settings: &Settings) -> bool {
+    wire::destination_mac(frame).is_some_and(|mac| settings.macs.contains(&mac))
 }
 
 /// `CLOCK_MONOTONIC`, to a few milliseconds.
@@ -90,6 +107,7 @@ struct Passage<'a> {
     frame: &'a XdpFrame<'a>,
     packet: Packet,
     service: u32,
+    settings: &'static Settings,
     now: u64,
 }
 
@@ -146,17 +164,18 @@ impl Passage<'_> {
             // A new flow: if it is kept now, its later packets must not find the entry of the one before.
             let _ = HALF_OPEN.remove(&self.packet.flow);
         }
-        let (Some(settings), Some(own)) = (SETTINGS.get(0), self.own()) else {
+        let Some(own) = self.own() else {
             return self.local(|counters| &mut counters.errors);
         };
         let sight = Sight {
-            peers: settings.peers,
+            peers: self.settings.peers,
             service: self.service,
             interface: self.frame.interface(),
-            timeout_ns: settings.timeout_ns,
+            family: self.packet.flow.client.family(),
+            timeout_ns: self.settings.timeout_ns,
             now: self.now,
         };
-        let random = flow_hash(&self.packet.flow, settings.seed);
+        let random = flow_hash(&self.packet.flow, self.settings.seed);
         match decide::decide(&own, &sight, random) {
             Verdict::KeepBelowLevel => self.arrived(|counters| &mut counters.kept_below_level),
             Verdict::KeepNoCandidate => self.arrived(|counters| &mut counters.kept_no_candidate),
@@ -258,20 +277,13 @@ impl Passage<'_> {
     fn is_connecting_here(&self) -> bool {
         const LISTEN: u32 = 10;
         const TIME_WAIT: u32 = 6;
-        let flow = &self.packet.flow;
-        let mut tuple = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-            saddr: v4_of(&flow.client),
-            daddr: v4_of(&flow.identity),
-            sport: flow.client_port.to_be(),
-            dport: flow.port.to_be(),
-        };
-        let len = size_of_val(&tuple) as u32;
+        let (mut tuple, len) = self.socket_tuple();
         // SAFETY: the tuple is as long as is said; the socket is released on the one path that has one.
         unsafe {
             let socket = bpf_skc_lookup_tcp(
                 self.frame.ctx().as_ptr(),
-                (&raw mut tuple).cast::<bpf_sock_tuple>(),
-                len,
+                &raw mut tuple,
+                len as u32,
                 BPF_F_CURRENT_NETNS as u64,
                 0,
             );
@@ -284,18 +296,40 @@ impl Passage<'_> {
         }
     }
 
+    /// The flow as the kernel's socket tables are asked for it, and the length of that, which tells the family.
+    #[inline(always)]
+    fn socket_tuple(&self) -> (bpf_sock_tuple, usize) {
+        let flow = &self.packet.flow;
+        let (sport, dport) = (flow.client_port.to_be(), flow.port.to_be());
+        let (client, identity) = (words(&flow.client), words(&flow.identity));
+        if flow.client.family() == FAMILY_V4 {
+            let ipv4 = TupleV4 {
+                saddr: client[3],
+                daddr: identity[3],
+                sport,
+                dport,
+            };
+            (sock_tuple(Tuple { ipv4 }), size_of::<TupleV4>())
+        } else {
+            let ipv6 = TupleV6 {
+                saddr: client,
+                daddr: identity,
+                sport,
+                dport,
+            };
+            (sock_tuple(Tuple { ipv6 }), size_of::<TupleV6>())
+        }
+    }
+
     #[inline(always)]
     fn forward(&self, index: u32, peer: &Peer) -> Fate {
         if let Some(counters) = PEER_COUNTERS.get_ptr_mut(index) {
             // SAFETY: this CPU's own copy.
             unsafe { (*counters).packets += 1 };
         }
-        let redirect = SETTINGS
-            .get(0)
-            .is_some_and(|settings| settings.redirect != 0);
         Fate::Forward {
             mac: peer.mac,
-            redirect,
+            redirect: self.settings.redirect != 0,
         }
     }
 
@@ -331,6 +365,8 @@ struct Sight {
     service: u32,
     /// Where the packet came in, and would go out.
     interface: u32,
+    /// The flow's address family.
+    family: u8,
     timeout_ns: u64,
     now: u64,
 }
@@ -343,7 +379,8 @@ impl Peers for Sight {
 
     #[inline(always)]
     fn candidate(&self, index: u32) -> Option<Candidate> {
-        let peer = living_peer(index).filter(|peer| peer.interface == self.interface)?;
+        let peer = living_peer(index)
+            .filter(|peer| peer.interface == self.interface && peer.families & self.family != 0)?;
         // S207 by the kernel's clock: a daemon that stopped doesn't keep a dead peer on-line.
         if self.now.saturating_sub(peer.last_report_ns) > self.timeout_ns {
             return None;
@@ -393,11 +430,18 @@ fn is_of_cluster(address: &Address) -> bool {
     unsafe { IDENTITIES.get(address) }.is_some()
 }
 
-/// The IPv4 address in an [`Address`], in network byte order.
+/// An address in network byte order; one of IPv4 is the last word.
 #[inline(always)]
-fn v4_of(address: &Address) -> u32 {
-    let [.., a, b, c, d] = address.octets;
-    u32::from_ne_bytes([a, b, c, d])
+fn words(address: &Address) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.octets;
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
+}
+
+#[inline(always)]
+fn sock_tuple(tuple: Tuple) -> bpf_sock_tuple {
+    bpf_sock_tuple {
+        __bindgen_anon_1: tuple,
+    }
 }
 
 #[inline(always)]

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
@@ -15,7 +15,7 @@ use std::{
 };
 
 use balancer::control;
-use balancer::datapath::host::{Change, Host, arp};
+use balancer::datapath::host::{Change, Host, arp, ndp};
 use nix::mount::MsFlags;
 use nix::sched::{CloneFlags, setns};
 
@@ -371,6 +371,36 @@ fn probe_finds_the_living_and_not_the_dead() {
     });
 }
 
+/// The peer's address is on our own `lo`, as it is in service.
+#[test]
+fn solicitation_finds_the_living_and_not_the_dead() {
+    let Some(lab) = Lab::new(&["a", "b"]) else {
+        return;
+    };
+    let [a, b] = &lab.hosts[..] else {
+        unreachable!()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    b.block_on(async {
+        let mut host = Host::open(&dir.path().join("undo")).await.unwrap();
+        host.accept_steered(&["eth0".to_owned()]).await.unwrap();
+        host.set_foreign(&a.addresses.into()).await.unwrap();
+
+        for source in [Ipv6Addr::UNSPECIFIED, b.v6()].into_iter().cycle().take(4) {
+            let (found, took) = b.solicit(source, a.v6(), Duration::from_secs(1)).await;
+            assert_eq!(found, Some(a.mac), "from {source}, after {took:?}");
+        }
+        let timeout = Duration::from_millis(150);
+        let dead = "2001:db8::dead".parse().unwrap();
+        let (found, took) = b.solicit(Ipv6Addr::UNSPECIFIED, dead, timeout).await;
+        assert_eq!(found, None);
+        assert!((timeout..timeout * 4).contains(&took), "{took:?}");
+        // Our own, which nobody else has.
+        let (found, _) = b.solicit(Ipv6Addr::UNSPECIFIED, b.v6(), timeout).await;
+        assert_eq!(found, None);
+    });
+}
+
 #[test]
 fn a_journal_is_for_its_network_namespace() {
     let Some(lab) = Lab::new(&["a", "b"]) else {
@@ -617,6 +647,13 @@ impl Namespace {
         address
     }
 
+    fn v6(&self) -> Ipv6Addr {
+        let IpAddr::V6(address) = self.addresses[1] else {
+            unreachable!()
+        };
+        address
+    }
+
     /// All that balancer may touch.
     fn dump(&self) -> String {
         let all_routes = ["route", "show", "table", "all"];
@@ -684,6 +721,22 @@ impl Namespace {
     async fn probe(&self, target: Ipv4Addr, timeout: Duration) -> (Option<[u8; 6]>, Duration) {
         self.probe_from(Ipv4Addr::UNSPECIFIED, target, timeout)
             .await
+    }
+
+    /// As `probe_from`, by neighbour solicitation.
+    #[expect(clippy::disallowed_methods, reason = "measures real time")]
+    async fn solicit(
+        &self,
+        source: Ipv6Addr,
+        target: Ipv6Addr,
+        timeout: Duration,
+    ) -> (Option<[u8; 6]>, Duration) {
+        let index = nix::net::if_::if_nametoindex("eth0").unwrap();
+        let start = Instant::now();
+        let found = ndp::probe(index, self.mac, source, target, timeout)
+            .await
+            .unwrap();
+        (found, start.elapsed())
     }
 
     #[expect(clippy::disallowed_methods, reason = "measures real time")]

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::{self, JoinHandle};
@@ -57,6 +57,14 @@ impl Host {
     /// Its own address.
     pub fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    /// Its own IPv6 address. It ends in the same number, as it is written.
+    pub fn address_v6(&self) -> Ipv6Addr {
+        let [.., number] = self.address.octets();
+        format!("2001:db8:77::{number}")
+            .parse()
+            .expect("an address")
     }
 
     /// A command that runs on this host, and no longer than the thread that starts it.

@@ -1,7 +1,7 @@
 //! HTTP as a client speaks it that looks closely: which server, and is every byte there.
 
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,7 +33,8 @@ struct Head {
 
 impl Connection {
     /// Connects `client` to port 80 at `address`.
-    pub fn open(client: &Host, address: Ipv4Addr) -> io::Result<Self> {
+    pub fn open(client: &Host, address: impl Into<IpAddr>) -> io::Result<Self> {
+        let address = address.into();
         client.enter(|| Self::from_here(address))
     }
 
@@ -63,7 +64,7 @@ impl Connection {
             .expect("a socket's address")
     }
 
-    fn from_here(address: Ipv4Addr) -> io::Result<Self> {
+    fn from_here(address: IpAddr) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&(address, 80).into(), PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -142,7 +143,8 @@ impl Held {
     /// # Panics
     ///
     /// One of them isn't.
-    pub fn open(client: &Host, address: Ipv4Addr, count: usize, seconds: u32) -> Self {
+    pub fn open(client: &Host, address: impl Into<IpAddr>, count: usize, seconds: u32) -> Self {
+        let address = address.into();
         let path = format!("/hold/{seconds}");
         let (sender, begun) = mpsc::channel();
         let ends = (0..count)
@@ -187,7 +189,7 @@ impl Held {
 }
 
 /// Sends the server's name, or why there is none, when the answer has begun. Returns when it is complete.
-fn hold(address: Ipv4Addr, path: &str, begun: &mpsc::Sender<io::Result<String>>) -> io::Result<()> {
+fn hold(address: IpAddr, path: &str, begun: &mpsc::Sender<io::Result<String>>) -> io::Result<()> {
     let first_part = || {
         let mut connection = Connection::from_here(address)?;
         connection.send("GET", path, &[])?;

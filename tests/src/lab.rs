@@ -159,9 +159,11 @@ fn plugged(lab: &str, label: &str, address: Ipv4Addr, switch: &Host) -> Host {
          ethtool -K {label} gro on tx off >/dev/null
          ip link set {label} master bridge up"
     ));
+    let address_v6 = host.address_v6();
     host.shell(&format!(
         "ethtool -K eth0 tx off >/dev/null
          ip address add {address}/24 dev eth0
+         ip address add {address_v6}/64 dev eth0 nodad
          ip link set eth0 up"
     ));
     host

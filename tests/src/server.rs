@@ -50,7 +50,7 @@ impl Server {
         server
     }
 
-    /// Its address, which is its only identity.
+    /// Its address, one of its two identities.
     pub fn address(&self) -> Ipv4Addr {
         self.host.address()
     }
@@ -348,6 +348,7 @@ http {{
     scgi_temp_path {dir}/scgi;
     server {{
         listen 80 backlog=4096;
+        listen [::]:80 backlog=4096;
         add_header X-Server {label} always;
         root {dir};
         location /hold/ {{ limit_rate {SLOW}; }}

@@ -17,6 +17,16 @@ fn an_ipv4_address_is_mapped_into_ipv6() {
         Address { octets }
     );
     assert_eq!(Address::v4(0x0a00_0065), Address { octets });
+    assert_eq!(Address { octets }.family(), FAMILY_V4);
+}
+
+#[test]
+fn an_ipv6_address_is_two_numbers() {
+    let address = Address::v6(0x2001_0db8_0007_0000, 0x0000_0000_0000_0101);
+    assert_eq!(address, Address::from(ip("2001:db8:7::101")));
+    for text in ["::", "::1", "::10.0.0.101", "2001:db8:7::101", "fe80::1"] {
+        assert_eq!(Address::from(ip(text)).family(), FAMILY_V6, "{text}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use core::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::types::FAMILY_V4;
 
 /// A SYN of Linux from 10.0.0.9:40000 to 10.0.0.101:80.
 #[rustfmt::skip]
@@ -35,13 +36,25 @@ const FIN_FRAME: [u8; 60] = [
     0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
 ];
 
+/// A SYN from port 40000 of `2001:db8:7::9` to port 80 of `2001:db8::101`.
+#[rustfmt::skip]
+const V6_FRAME: [u8; 74] = [
+    0x02, 0x00, 0x00, 0x00, 0x00, 0x65, 0x02, 0x00, 0x00, 0x00, 0x00, 0x09, 0x86, 0xdd,
+    // IPv6: traffic class 0x12, flow label 0x34567, 20 bytes of TCP, hop limit 64
+    0x61, 0x23, 0x45, 0x67, 0x00, 0x14, 0x06, 0x40,
+    0x20, 0x01, 0x0d, 0xb8, 0x00, 0x07, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x09,
+    0x20, 0x01, 0x0d, 0xb8, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x01,
+    0x9c, 0x40, 0x00, 0x50, 0x8f, 0x3a, 0x11, 0x07, 0x00, 0x00, 0x00, 0x00,
+    0x50, 0x02, 0xfa, 0xf0, 0x5e, 0x21, 0x00, 0x00,
+];
+
 /// Where the IPv4 header begins.
 const IP: usize = 14;
 /// Where the TCP header begins.
 const TCP_AT: usize = 34;
 
 fn parse(frame: &[u8]) -> Result<Option<Packet>, Odd> {
-    Packet::parse(&frame)
+    Headers::parse(&frame).map(|found| found.map(|headers| headers.packet()))
 }
 
 fn source(frame: &[u8]) -> Option<[u8; 6]> {
@@ -69,8 +82,7 @@ fn flow(client_port: u16, port: u16) -> FlowKey {
         identity: Address::v4(0x0a00_0065),
         client_port,
         port,
-        protocol: TCP,
-        padding: [0; 3],
+        protocol: u32::from(TCP),
     }
 }
 
@@ -131,12 +143,10 @@ fn only_a_syn_without_ack_or_rst_opens() {
 }
 
 #[test]
-fn what_is_not_tcp_over_ipv4_is_passed_by() {
+fn what_is_not_tcp_over_ip_is_passed_by() {
     for (what, ether_type) in [
-        ("VLAN-tagged", [0x81, 0x00]),
-        ("doubly tagged", [0x88, 0xa8]),
         ("ARP", [0x08, 0x06]),
-        ("IPv6", [0x86, 0xdd]),
+        ("MPLS", [0x88, 0x47]),
         ("802.3 length", [0x00, 0x26]),
     ] {
         let frame = syn_with(&[(12, ether_type[0]), (13, ether_type[1])]);
@@ -152,10 +162,111 @@ fn what_is_not_tcp_over_ipv4_is_passed_by() {
 }
 
 #[test]
-fn a_vlan_tag_does_not_pass_for_an_ip_header() {
-    let (macs, rest) = SYN_FRAME.split_at(12);
-    let tagged = [macs, &[0x81, 0x00, 0x00, 0x0a], rest].concat();
-    assert_eq!(parse(&tagged), Ok(None));
+fn one_or_two_vlan_tags_change_nothing() {
+    const VLAN_TAG: [u8; 4] = [0x81, 0x00, 0xe0, 0x0a];
+    const PROVIDER_TAG: [u8; 4] = [0x88, 0xa8, 0x00, 0x14];
+    for frame in [&SYN_FRAME[..], &FIN_FRAME, &V6_FRAME] {
+        let expected = parse(frame);
+        for tags in [
+            &[VLAN_TAG][..],
+            &[PROVIDER_TAG],
+            &[PROVIDER_TAG, VLAN_TAG],
+            &[VLAN_TAG, VLAN_TAG],
+        ] {
+            assert_eq!(parse(&tagged(frame, tags)), expected, "{tags:x?}");
+        }
+        let three = tagged(frame, &[PROVIDER_TAG, VLAN_TAG, VLAN_TAG]);
+        assert_eq!(parse(&three), Ok(None));
+        let arp = tagged(&syn_with(&[(13, 0x06)]), &[VLAN_TAG]);
+        assert_eq!(parse(&arp), Ok(None));
+    }
+    for frame in [&SYN_FRAME[..], &V6_FRAME] {
+        let whole = tagged(frame, &[PROVIDER_TAG, VLAN_TAG]);
+        for len in 0..whole.len() {
+            assert_eq!(parse(&whole[..len]), Err(Odd::Truncated), "{len} bytes");
+        }
+    }
+}
+
+fn tagged(frame: &[u8], tags: &[[u8; 4]]) -> Vec<u8> {
+    let (macs, rest) = frame.split_at(12);
+    [macs, &tags.concat(), rest].concat()
+}
+
+#[test]
+fn a_syn_over_ipv6() {
+    let packet = parse(&V6_FRAME).unwrap().unwrap();
+    let address = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+    assert_eq!(
+        packet.flow,
+        FlowKey {
+            client: address("2001:db8:7::9"),
+            identity: address("2001:db8::101"),
+            ..flow(40_000, 80)
+        }
+    );
+    assert!(packet.opens());
+    let padded = [&V6_FRAME[..], &[0; 6]].concat();
+    assert_eq!(parse(&padded), Ok(Some(packet)));
+}
+
+#[test]
+fn a_syn_over_ipv6_cut_anywhere_is_truncated() {
+    for len in 0..V6_FRAME.len() {
+        assert_eq!(parse(&V6_FRAME[..len]), Err(Odd::Truncated), "{len} bytes");
+    }
+}
+
+#[test]
+fn extension_headers_are_odd_and_other_protocols_are_passed_by() {
+    for next in 0..=u8::MAX {
+        let expected = match next {
+            6 => continue,
+            0 | 43 | 44 | 51 | 60 | 135 | 139 | 140 => Err(Odd::Options),
+            _ => Ok(None),
+        };
+        assert_eq!(parse(&v6_with(6, &[next])), expected, "next header {next}");
+    }
+}
+
+#[test]
+fn an_ipv6_header_is_of_version_6_and_has_room_for_tcp() {
+    for version in (0..16).filter(|version| *version != 6) {
+        assert_eq!(parse(&v6_with(0, &[version << 4])), Err(Odd::BadHeader));
+    }
+    for (length, expected) in [
+        (0, Err(Odd::BadHeader)),
+        (19, Err(Odd::BadHeader)),
+        (20, parse(&V6_FRAME)),
+        (21, Err(Odd::Truncated)),
+        (u16::MAX, Err(Odd::Truncated)),
+    ] {
+        assert_eq!(
+            parse(&v6_with(4, &length.to_be_bytes())),
+            expected,
+            "{length}"
+        );
+    }
+    // Of its 20 bytes, the TCP header can't have 24.
+    assert_eq!(parse(&v6_with(52, &[0x60])), Err(Odd::BadHeader));
+}
+
+/// An IPv4 address in an IPv6 header would pass for a flow over IPv4.
+#[test]
+fn mapped_addresses_are_bad() {
+    let mapped = "::ffff:10.0.0.9".parse::<core::net::Ipv6Addr>().unwrap();
+    for at in [8, 24] {
+        assert_eq!(parse(&v6_with(at, &mapped.octets())), Err(Odd::BadHeader));
+        // But the compatible form (RFC 4291 section 2.5.5.1) is no other than that of any IPv6 address.
+        assert!(parse(&v6_with(at, &[0; 12])).unwrap().is_some());
+    }
+}
+
+/// The SYN over IPv6 with these bytes at `at` of its IP header.
+fn v6_with(at: usize, bytes: &[u8]) -> [u8; 74] {
+    let mut frame = V6_FRAME;
+    frame[IP + at..IP + at + bytes.len()].copy_from_slice(bytes);
+    frame
 }
 
 #[test]
@@ -258,9 +369,15 @@ fn the_source_mac_is_the_second_address() {
     let all_different: Vec<u8> = (0..14).collect();
     assert_eq!(source(&all_different), Some([6, 7, 8, 9, 10, 11]));
     assert_eq!(source(&all_different[..13]), None);
+    let frame = &all_different[..];
+    assert_eq!(destination_mac(&frame), Some(0x0001_0203_0405));
+    assert_eq!(
+        destination_mac(&frame),
+        Some(Mac::new([0, 1, 2, 3, 4, 5]).number())
+    );
 }
 
-/// The headers of a packet, as far as it tells, each field put where RFC 791 and RFC 9293 have it.
+/// The headers of a packet, as far as it tells, each field put where RFC 791, RFC 8200 and RFC 9293 have it.
 fn emit(packet: &Packet) -> Vec<u8> {
     let FlowKey {
         client,
@@ -268,37 +385,57 @@ fn emit(packet: &Packet) -> Vec<u8> {
         client_port,
         port,
         protocol,
-        padding: _,
     } = packet.flow;
-    let mut frame = vec![0; TCP_AT + TCP_LEN];
-    frame[12..14].copy_from_slice(&IPV4.to_be_bytes());
-    frame[IP] = 0x45;
-    frame[IP + 2..IP + 4].copy_from_slice(&40_u16.to_be_bytes());
-    frame[IP + 9] = protocol;
-    frame[IP + 12..IP + 16].copy_from_slice(&client.octets[12..]);
-    frame[IP + 16..IP + 20].copy_from_slice(&identity.octets[12..]);
-    frame[TCP_AT..TCP_AT + 2].copy_from_slice(&client_port.to_be_bytes());
-    frame[TCP_AT + 2..TCP_AT + 4].copy_from_slice(&port.to_be_bytes());
-    frame[TCP_AT + 12] = 0x50;
-    frame[TCP_AT + 13] = packet.flags;
-    frame
+    let (ether_type, ip) = if client.family() == FAMILY_V4 {
+        let header = [0x45, 0, 0, 40, 0, 0, 0, 0, 0, protocol as u8, 0, 0];
+        let addresses = [&client.octets[12..], &identity.octets[12..]].concat();
+        (IPV4, [&header[..], &addresses].concat())
+    } else {
+        let header = [0x60, 0, 0, 0, 0, 20, protocol as u8, 0];
+        let addresses = [client.octets, identity.octets].concat();
+        (IPV6, [&header[..], &addresses].concat())
+    };
+    let mut tcp = [client_port.to_be_bytes(), port.to_be_bytes()].concat();
+    tcp.extend([0; 8]);
+    tcp.extend([0x50, packet.flags, 0, 0, 0, 0, 0, 0]);
+    [&[0; 12][..], &ether_type.to_be_bytes(), &ip, &tcp].concat()
 }
 
-/// What [`emit`] writes of a frame: `EtherType`, protocol, addresses, ports, flags.
+/// What [`emit`] writes of a frame without tags: `EtherType`, protocol, addresses, ports, flags.
 fn fields(frame: &[u8]) -> [&[u8]; 5] {
+    let (protocol, addresses, tcp) = if frame[12..14] == IPV4.to_be_bytes() {
+        (9, 12..20, 20)
+    } else {
+        (6, 8..40, 40)
+    };
+    let ip = &frame[IP..];
     [
         &frame[12..14],
-        &frame[IP + 9..=IP + 9],
-        &frame[IP + 12..IP + 20],
-        &frame[TCP_AT..TCP_AT + 4],
-        &frame[TCP_AT + 13..=TCP_AT + 13],
+        &ip[protocol..=protocol],
+        &ip[addresses],
+        &ip[tcp..tcp + 4],
+        &ip[tcp + 13..=tcp + 13],
     ]
+}
+
+/// The frame without its VLAN tags.
+fn untagged(frame: &[u8]) -> Vec<u8> {
+    let is_tag =
+        |tag: &[u8]| tag[..2] == VLAN.to_be_bytes() || tag[..2] == PROVIDER_VLAN.to_be_bytes();
+    let tags = frame[12..].chunks(4).take_while(|tag| is_tag(tag)).count();
+    [&frame[..12], &frame[12 + 4 * tags..]].concat()
 }
 
 /// Garbage, garbage after the Ethernet header, and real frames with some bytes changed, cut or with more behind them.
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     let garbage = || prop::collection::vec(any::<u8>(), 0..120);
-    let real = prop::sample::select(vec![SYN_FRAME.to_vec(), FIN_FRAME.to_vec()]);
+    let real = prop::sample::select(vec![
+        SYN_FRAME.to_vec(),
+        FIN_FRAME.to_vec(),
+        V6_FRAME.to_vec(),
+        tagged(&SYN_FRAME, &[[0x81, 0, 0, 10]]),
+        tagged(&V6_FRAME, &[[0x88, 0xa8, 0, 20], [0x81, 0, 0, 10]]),
+    ]);
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
     let mutated =
         (real, changes, garbage(), 0..150_usize).prop_map(|(mut frame, changes, mut tail, len)| {
@@ -327,7 +464,8 @@ proptest! {
         prop_assert_eq!(source(&frame), mac);
         if let Ok(Some(packet)) = parse(&frame) {
             let emitted = emit(&packet);
-            prop_assert_eq!(fields(&frame), fields(&emitted));
+            let plain = untagged(&frame);
+            prop_assert_eq!(fields(&plain), fields(&emitted));
             prop_assert_eq!(parse(&emitted), Ok(Some(packet)));
         }
     }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use balancer_common::types::MAX_INTERFACES;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Options;
@@ -53,6 +54,9 @@ impl Prepared {
             bail!(
                 "no interface to attach to: name one, as in `balancer attach eth0`, or set server.interfaces in the file"
             );
+        }
+        if config.server.interfaces.len() > MAX_INTERFACES {
+            bail!("balancer can be attached to {MAX_INTERFACES} interfaces at the most");
         }
         let mut interfaces = Vec::new();
         for name in &config.server.interfaces {
@@ -208,17 +212,10 @@ fn on_bpffs(dir: &Path) -> bool {
 /// The configured identities, or the interfaces' own addresses.
 fn identities(options: &Options, interfaces: &[Interface]) -> Result<Vec<ipnet::IpNet>> {
     let configured = &options.config.server.identities;
-    if let Some(v6) = configured
-        .iter()
-        .find(|identity| identity.address().is_ipv6())
-    {
-        bail!("identity {v6}: IPv6 is not supported yet; leave it out");
-    }
     let identities: Vec<_> = if configured.is_empty() {
         interfaces
             .iter()
             .flat_map(|interface| &interface.addresses)
-            .filter(|address| address.addr().is_ipv4())
             .copied()
             .collect()
     } else {
@@ -226,7 +223,7 @@ fn identities(options: &Options, interfaces: &[Interface]) -> Result<Vec<ipnet::
     };
     if identities.is_empty() {
         bail!(
-            "{} has no IPv4 address for clients to use: give it one (`ip addr add`), or name one with --identity ADDR/LEN",
+            "{} has no address for clients to use: give it one (`ip addr add`), or name one with --identity ADDR/LEN",
             interfaces[0].name
         );
     }

@@ -1,6 +1,6 @@
 //! Finding out whether the host of a silent peer lives.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,14 +9,14 @@ use ipnet::IpNet;
 use super::prepare::Prepared;
 use super::running::Running;
 use crate::cluster::ServerId;
-use crate::datapath::host::arp;
+use crate::datapath::host::{arp, ndp};
 use crate::datapath::interface::Interface;
 
 /// How long a host may take to answer a probe.
 const PROBE: Duration = Duration::from_millis(200);
 
 impl Running {
-    /// Asks by ARP, on the link that the peer shares with this server, whether its host lives.
+    /// Asks by ARP or neighbour solicitation, on the link that the peer shares with this server, whether its host lives.
     pub(super) fn probe(&self, prepared: &Prepared, id: ServerId) {
         let address = prepared.exchange.cluster().peer(id).and_then(|peer| {
             let addresses = peer.report.links.iter().flat_map(|link| &link.addresses);
@@ -37,9 +37,16 @@ impl Running {
         };
         let probed = self.probed.clone();
         tokio::spawn(async move {
-            let IpAddr::V4(target) = address else { return };
-            let source = Ipv4Addr::UNSPECIFIED;
-            match arp::probe(interface.index, interface.mac, source, target, PROBE).await {
+            let (index, mac) = (interface.index, interface.mac);
+            let answer = match address {
+                IpAddr::V4(target) => {
+                    arp::probe(index, mac, Ipv4Addr::UNSPECIFIED, target, PROBE).await
+                }
+                IpAddr::V6(target) => {
+                    ndp::probe(index, mac, Ipv6Addr::UNSPECIFIED, target, PROBE).await
+                }
+            };
+            match answer {
                 // The daemon has ended meanwhile if nobody receives this.
                 Ok(answer) => drop(probed.send((id, answer.is_some())).await),
                 // A question that couldn't be asked has no answer. It is asked again after a time-out.

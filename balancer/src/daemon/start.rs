@@ -36,7 +36,12 @@ impl Running {
             prepared.interfaces.clone(),
             config.services.clone(),
         )?;
-        let settings = own::settings(&datapath.maps, config.exchange.timeout(), table.count())?;
+        let settings = own::settings(
+            &datapath.maps,
+            config.exchange.timeout(),
+            table.count(),
+            &prepared.interfaces,
+        )?;
         let mut running = Self {
             datapath,
             interfaces: Vec::new(),
@@ -60,7 +65,6 @@ impl Running {
             .iter()
             .map(|interface| interface.name.clone())
             .collect();
-        prepared.host.accept_steered(&names).await?;
         if !prepared.options.config.server.identities.is_empty() {
             let index = prepared.interfaces[0].index;
             prepared
@@ -68,6 +72,8 @@ impl Running {
                 .add_identities(index, &prepared.identities)
                 .await?;
         }
+        // What is set for IPv6 depends on the interface's addresses.
+        prepared.host.accept_steered(&names).await?;
         self.datapath.count_connections()?;
         // From here on the program counts this namespace's connections: what is open beside its count is older.
         self.write_settings()?;

@@ -111,8 +111,7 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
             identity: destination.ip().into(),
             client_port: client.port(),
             port: destination.port(),
-            protocol: TCP,
-            padding: [0; 3],
+            protocol: u32::from(TCP),
         };
         if let Some(slot) = self.known("FLOWS", self.maps.flows.get(&key, 0).ok())? {
             return Ok((Outcome::Steer, Some(slot), "steered"));
@@ -181,6 +180,7 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
             service,
             interface,
             count: settings.peers,
+            family: key.client.family(),
             timeout_ns: settings.timeout_ns,
             told: RefCell::default(),
         };
@@ -273,6 +273,7 @@ struct Looks<'a, N> {
     /// Where the packet is taken to come in: the interface that has the identity.
     interface: u32,
     count: u32,
+    family: u8,
     timeout_ns: u64,
     /// The peers that were told of.
     told: RefCell<BTreeSet<u32>>,
@@ -294,6 +295,9 @@ impl<N: Fn(u64) -> String> Looks<'_, N> {
                 None,
                 format!("{name} is off-line (S207): silent for {milliseconds} ms"),
             );
+        }
+        if peer.families & self.family == 0 {
+            return (None, format!("{name} has no address of the flow's family"));
         }
         match Candidate::from_report(report) {
             None => (None, format!("{name} doesn't offer the service")),

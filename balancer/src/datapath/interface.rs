@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use network_interface::{NetworkInterface, NetworkInterfaceConfig as _};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
 };
@@ -18,7 +20,7 @@ pub struct Interface {
     pub index: u32,
     /// Its Ethernet address.
     pub mac: [u8; 6],
-    /// Its own addresses with their networks, link-local ones left out.
+    /// Its own addresses with their networks, those left out that are link-local or come and go.
     pub addresses: Vec<IpNet>,
     /// Whether it is one end of a veth pair.
     pub veth: bool,
@@ -83,18 +85,12 @@ impl Interface {
             .with_context(|| {
                 format!("{name} has no Ethernet address: balancer needs an Ethernet interface")
             })?;
-        let addresses = all
-            .iter()
-            .filter(|interface| interface.name == name)
-            .flat_map(|interface| &interface.addr)
-            .filter_map(network)
-            .collect();
-        let link = link(found.index).await?;
+        let (link, addresses) = ask(found.index).await?;
         Ok(Self {
             name: name.to_owned(),
             index: found.index,
             mac,
-            addresses,
+            addresses: addresses.iter().filter_map(network).collect(),
             veth: is_veth(&link),
             xdp: xdp_state(&link),
         })
@@ -110,23 +106,8 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
     parts.next().is_none().then_some(mac)
 }
 
-/// Link-local addresses are no one's identity: they mean another host on each link (RFC 3927, RFC 4291 section 2.5.6).
-fn network(address: &network_interface::Addr) -> Option<IpNet> {
-    let netmask = address.netmask().unwrap_or(match address.ip() {
-        IpAddr::V4(_) => IpAddr::from([255; 4]),
-        IpAddr::V6(_) => IpAddr::from([255; 16]),
-    });
-    let local = match address.ip() {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    if local {
-        return None;
-    }
-    IpNet::with_netmask(address.ip(), netmask).ok()
-}
-
-async fn link(index: u32) -> Result<LinkMessage> {
+/// What the kernel knows of an interface, and its addresses.
+async fn ask(index: u32) -> Result<(LinkMessage, Vec<AddressMessage>)> {
     use futures_util::TryStreamExt as _;
     let (connection, handle, _) = rtnetlink::new_connection().context("cannot open netlink")?;
     let task = tokio::spawn(connection);
@@ -137,9 +118,57 @@ async fn link(index: u32) -> Result<LinkMessage> {
         .execute()
         .try_next()
         .await;
+    let addresses = handle
+        .address()
+        .get()
+        .set_link_index_filter(index)
+        .execute()
+        .try_collect()
+        .await;
     task.abort();
-    link.context("cannot ask netlink for the interface")?
-        .context("the interface has just gone")
+    let link = link
+        .context("cannot ask netlink for the interface")?
+        .context("the interface has just gone")?;
+    Ok((
+        link,
+        addresses.context("cannot ask netlink for the interface's addresses")?,
+    ))
+}
+
+/// The address that clients may use. Link-local addresses mean another host on each link (RFC 3927, RFC 4291 section
+/// 2.5.6), temporary and deprecated ones are about to go (RFC 8981, RFC 4862 section 5.5.4), and one that another host was
+/// found to have is not in use.
+fn network(message: &AddressMessage) -> Option<IpNet> {
+    const PASSING: AddressFlags = AddressFlags::Secondary // of IPv6: temporary
+        .union(AddressFlags::Deprecated)
+        .union(AddressFlags::Dadfailed);
+    let is_v6 = message.header.family == AddressFamily::Inet6;
+    let attributes = &message.attributes;
+    let passes = attributes.iter().any(
+        |attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.intersects(PASSING)),
+    );
+    if is_v6 && passes {
+        return None;
+    }
+    // On a link of two, the address is the other end's.
+    let local = attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = local.or_else(|| {
+        attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })?;
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if link_local {
+        return None;
+    }
+    IpNet::new(address, message.header.prefix_len).ok()
 }
 
 fn is_veth(link: &LinkMessage) -> bool {

@@ -5,8 +5,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use balancer_common::types::{Address, Identity, Port, Service, Settings, cost_of};
+use balancer_common::types::{
+    Address, Identity, MAX_INTERFACES, Mac, Port, Service, Settings, cost_of,
+};
 
+use super::interface::Interface;
 use super::maps::Maps;
 use super::netns;
 use crate::config::{self, Protocol};
@@ -25,7 +28,12 @@ pub struct ServiceState {
 }
 
 /// The settings to go by, with the secret that a predecessor chose, or a new one.
-pub fn settings(maps: &Maps, timeout: Duration, peers: u32) -> Result<Settings> {
+pub fn settings(
+    maps: &Maps,
+    timeout: Duration,
+    peers: u32,
+    interfaces: &[Interface],
+) -> Result<Settings> {
     let before = maps
         .settings
         .get(&0, 0)
@@ -34,12 +42,17 @@ pub fn settings(maps: &Maps, timeout: Duration, peers: u32) -> Result<Settings> 
         0 => getrandom::u64().context("the kernel gives no random number")?,
         seed => seed,
     };
+    let mut own_macs = [0; MAX_INTERFACES];
+    for (mac, interface) in own_macs.iter_mut().zip(interfaces) {
+        *mac = Mac::new(interface.mac).number();
+    }
     Ok(Settings {
         timeout_ns: timeout.as_nanos() as u64,
         netns_cookie: netns::cookie()?,
         seed,
         peers,
         redirect: before.redirect,
+        macs: own_macs,
     })
 }
 

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use balancer_common::types::{
-    FOREIGN, HELD, Identity, MAX_PEERS, Mac, OFFERED, PEER_ALIVE, PEER_DEAD, PEER_NONE, Peer,
-    PeerLoad, READY, SERVER,
+    Address, FOREIGN, HELD, Identity, MAX_PEERS, Mac, OFFERED, PEER_ALIVE, PEER_DEAD, PEER_NONE,
+    Peer, PeerLoad, READY, SERVER,
 };
 use ipnet::IpNet;
 
@@ -123,7 +123,7 @@ impl PeerTable {
             .keys()
             .copied()
             .chain(reported.map(|identity| identity.address.addr()))
-            .filter(|address| !self.own.contains_key(address))
+            .filter(|address| !self.own.contains_key(address) && self.has_family_of(*address))
             .collect()
     }
 
@@ -160,6 +160,7 @@ impl PeerTable {
             Peer::default()
         };
         peer.id = id.0;
+        peer.families = families(report);
         peer.last_report_ns = heard.0;
         peer.state = state;
         if let Some((interface, link)) = self.shared_link(report) {
@@ -218,6 +219,16 @@ impl PeerTable {
         }
         self.set_macs(maps)?;
         own::set_identities(maps, &self.identities())
+    }
+
+    /// Whether this server could answer clients of such an address: a host without IPv6 may refuse to take any.
+    fn has_family_of(&self, address: IpAddr) -> bool {
+        let interfaces = self.interfaces.iter().flat_map(Interface::ips);
+        self.own
+            .keys()
+            .copied()
+            .chain(interfaces)
+            .any(|own| own.is_ipv6() == address.is_ipv6())
     }
 
     /// What a predecessor knew of the peer is no longer needed.
@@ -317,12 +328,8 @@ impl PeerTable {
             }
         }
         for (octets, slot) in wanted {
-            let mac = Mac {
-                octets,
-                padding: [0; 2],
-            };
             maps.peer_macs
-                .insert(mac, slot, 0)
+                .insert(Mac::new(octets), slot, 0)
                 .context("cannot write the map PEER_MACS")?;
         }
         Ok(())
@@ -371,6 +378,15 @@ fn offered<'a>(service: &Service, report: &'a Report) -> Option<&'a ServiceRepor
             let ours = PortRange::from(*ours);
             theirs.ports.iter().any(|range| covers(range, &ours))
         })
+    })
+}
+
+/// The address families that a server can answer clients in: those it has addresses of.
+fn families(report: &Report) -> u8 {
+    let links = report.links.iter().flat_map(|link| &link.addresses);
+    let identities = report.identities.iter().map(|identity| &identity.address);
+    links.chain(identities).fold(0, |families, net| {
+        families | Address::from(net.addr()).family()
     })
 }
 

@@ -1,7 +1,7 @@
 //! `balancer explain` tells what the program does: both on the same packets and maps.
 
 use std::cell::RefCell;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use balancer::datapath::explain::{Explanation, Outcome as Verdict, explain};
 use balancer::exchange::clock;
@@ -9,9 +9,12 @@ use balancer_common::types::{Connections, Flow, Peer, PeerLoad, SAME_FLOW_NS, Se
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::frame::{CLIENT, FIRST, IDENTITY, Segment};
+use crate::frame::{CLIENT, CLIENT_V6, FIRST, IDENTITY, IDENTITY_V6, Segment};
 use crate::outcome::{Action, Outcome};
-use crate::server::{FOREIGN_IDENTITY, PEER_ADDRESS, Server, TIMEOUT_NS, WWW, before, key, mac_of};
+use crate::server::{
+    FOREIGN_IDENTITY, FOREIGN_IDENTITY_V6, PEER_ADDRESS, PEER_ADDRESS_V6, Server, TIMEOUT_NS, WWW,
+    before, key, mac_of,
+};
 
 const CASES: u32 = 1_000;
 /// Slots of peers that cases use.
@@ -81,8 +84,8 @@ fn compare(told: &Explanation, done: &Outcome) -> Result<(), TestCaseError> {
 /// One packet, and the maps that it meets.
 #[derive(Clone, Debug)]
 struct Case {
-    client: SocketAddrV4,
-    destination: SocketAddrV4,
+    client: SocketAddr,
+    destination: SocketAddr,
     service: Service,
     connections: Connections,
     peers: Vec<Neighbour>,
@@ -94,6 +97,7 @@ struct Case {
 #[derive(Clone, Debug)]
 struct Neighbour {
     state: u32,
+    families: u8,
     silence_ns: u64,
     report: PeerLoad,
 }
@@ -130,6 +134,7 @@ impl Case {
                 Some(neighbour) => {
                     peer.id = id_of(slot);
                     peer.state = neighbour.state;
+                    peer.families = neighbour.families;
                     peer.last_report_ns = before(neighbour.silence_ns);
                 }
             });
@@ -156,9 +161,11 @@ impl Case {
     }
 
     fn explain(&self, server: &mut Server) -> Explanation {
-        let [client, destination] = [self.client, self.destination].map(SocketAddr::V4);
         let now = clock::monotonic();
-        explain(server.maps(), now, client, destination, |id| id.to_string()).unwrap()
+        explain(server.maps(), now, self.client, self.destination, |id| {
+            id.to_string()
+        })
+        .unwrap()
     }
 }
 
@@ -167,33 +174,21 @@ fn id_of(slot: u32) -> u64 {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let client = prop_oneof![
-        8 => any::<u32>().prop_map(Ipv4Addr::from_bits),
-        1 => Just(*CLIENT.ip()),
-        1 => Just(PEER_ADDRESS),
-        1 => Just(FOREIGN_IDENTITY),
-    ];
-    let destination = prop_oneof![
-        12 => Just(IDENTITY),
-        1 => Just(FOREIGN_IDENTITY),
-        1 => Just(PEER_ADDRESS),
-        1 => Just(Ipv4Addr::new(10, 0, 0, 250)),
-    ];
     let port = prop_oneof![12 => Just(80u16), 1 => Just(81)];
     let peers = prop::collection::vec(neighbour(), 0..=SLOTS as usize);
     (
-        (client, any::<u16>(), destination, port),
+        (ends(), any::<u16>(), port),
         (service(), connections(), peers),
         (entry(), entry()),
     )
         .prop_map(
             |(
-                (client, client_port, destination, port),
+                ((client, destination), client_port, port),
                 (service, connections, peers),
                 (half_open, flow),
             )| Case {
-                client: SocketAddrV4::new(client, client_port),
-                destination: SocketAddrV4::new(destination, port),
+                client: SocketAddr::new(client, client_port),
+                destination: SocketAddr::new(destination, port),
                 service,
                 connections,
                 peers,
@@ -201,6 +196,41 @@ fn case() -> impl Strategy<Value = Case> {
                 flow,
             },
         )
+}
+
+/// A client's address and a destination of the same family.
+fn ends() -> impl Strategy<Value = (IpAddr, IpAddr)> {
+    let v4 = [
+        IpAddr::from([10, 0, 0, 250]),
+        CLIENT.ip(),
+        PEER_ADDRESS.into(),
+        FOREIGN_IDENTITY.into(),
+        IDENTITY.into(),
+    ];
+    let v6 = [
+        IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x250]),
+        CLIENT_V6.ip(),
+        PEER_ADDRESS_V6.into(),
+        FOREIGN_IDENTITY_V6.into(),
+        IDENTITY_V6.into(),
+    ];
+    let any_v4 = any::<u32>().prop_map(|bits| Ipv4Addr::from_bits(bits).into());
+    let any_v6 = any::<u64>().prop_map(|bits| {
+        let documentation = 0x2001_0db8 << 96;
+        Ipv6Addr::from_bits(documentation | u128::from(bits)).into()
+    });
+    prop_oneof![ends_of(any_v4, v4), ends_of(any_v6, v6)]
+}
+
+fn ends_of(
+    stranger: impl Strategy<Value = IpAddr>,
+    [nobody, client, server, foreign, identity]: [IpAddr; 5],
+) -> impl Strategy<Value = (IpAddr, IpAddr)> {
+    let client =
+        prop_oneof![8 => stranger, 1 => Just(client), 1 => Just(server), 1 => Just(foreign)];
+    let destination =
+        prop_oneof![12 => Just(identity), 1 => Just(foreign), 1 => Just(server), 1 => Just(nobody)];
+    (client, destination)
 }
 
 fn service() -> impl Strategy<Value = Service> {
@@ -254,10 +284,14 @@ fn neighbour() -> impl Strategy<Value = Neighbour> {
             padding: 0,
         },
     );
-    (state, age(TIMEOUT_NS), report).prop_map(|(state, silence_ns, report)| Neighbour {
-        state,
-        silence_ns,
-        report,
+    let families = prop_oneof![1 => 0..3u8, 4 => Just(3)];
+    (state, families, age(TIMEOUT_NS), report).prop_map(|(state, families, silence_ns, report)| {
+        Neighbour {
+            state,
+            families,
+            silence_ns,
+            report,
+        }
     })
 }
 

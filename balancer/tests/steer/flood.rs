@@ -1,6 +1,6 @@
 //! A SYN flood costs half-open flows only.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::frame::{CLIENT, FIRST, SECOND, Segment};
 use crate::outcome::Action;
@@ -19,7 +19,7 @@ fn a_syn_flood_evicts_no_established_flow() {
     server.set_own_load(9_000);
     // The flood is not to fill the peer up.
     server.set_load(0, |report| report.cost = 0);
-    let flows = (0..FLOWS).map(|number| SocketAddrV4::new(*CLIENT.ip(), 20_000 + number));
+    let flows = (0..FLOWS).map(|number| SocketAddr::new(CLIENT.ip(), 20_000 + number));
     for from in flows.clone() {
         server.run(&Segment { from, ..FIRST }.frame());
         server.run(&Segment { from, ..SECOND }.frame());
@@ -27,7 +27,7 @@ fn a_syn_flood_evicts_no_established_flow() {
 
     for number in 0..FLOOD {
         let spoofed = Ipv4Addr::from_bits(0x2000_0000 | number.wrapping_mul(2_654_435_761) >> 8);
-        let from = SocketAddrV4::new(spoofed, number as u16);
+        let from = SocketAddr::new(spoofed.into(), number as u16);
         let (action, _) = server.run(&Segment { from, ..FIRST }.frame());
         assert_eq!(action, Action::Tx);
     }

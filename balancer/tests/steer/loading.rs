@@ -14,7 +14,7 @@ use crate::pins::Pins;
 use crate::server::{Server, WWW};
 
 /// Far below the verifier's limit of a million, so that growth is seen while there is room.
-const INSTRUCTIONS: u32 = 100_000;
+const INSTRUCTIONS: u32 = 200_000;
 
 #[test]
 fn the_verifier_has_little_to_do() {
@@ -94,14 +94,17 @@ fn bpftool_prints_every_field() {
 
     let flow = "client octets identity client_port port protocol last_seen_ns peer service";
     let fields = [
-        ("SETTINGS", "timeout_ns netns_cookie seed peers redirect"),
+        (
+            "SETTINGS",
+            "timeout_ns netns_cookie seed peers redirect macs",
+        ),
         ("PORTS", "tcp udp"),
         (
             "SERVICES",
             "uncounted given_up cost sample overload margin policy ready",
         ),
         ("IDENTITIES", "octets kind owner"),
-        ("PEERS", "id last_report_ns state interface mac"),
+        ("PEERS", "id last_report_ns state interface mac families"),
         ("PEER_MACS", "octets"),
         ("LOADS", "load cost sent weight flags"),
         ("CONNECTIONS", "open arrived established steered"),

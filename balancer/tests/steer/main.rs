@@ -14,4 +14,5 @@ mod peers;
 mod pins;
 mod server;
 mod sockets;
+mod sorts;
 mod table;

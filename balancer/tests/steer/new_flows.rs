@@ -138,7 +138,7 @@ fn a_server_of_the_cluster_is_served_here() {
     server.set_own_load(9_000);
     for address in [PEER_ADDRESS, FOREIGN_IDENTITY] {
         let mut segment = FIRST;
-        segment.from.set_ip(address);
+        segment.from.set_ip(address.into());
         server.admits(&segment, "kept_for_peer");
         assert_eq!(server.half_open(&segment), None);
     }

@@ -1,9 +1,9 @@
 //! What is no packet of a service, and what is none at all.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 
-use crate::frame::{ACK, FIRST, IDENTITY, RST, SECOND, SYN, Segment};
-use crate::server::{FOREIGN_IDENTITY, PEER_ADDRESS, Server, WWW};
+use crate::frame::{ACK, FIRST, FIRST_V6, IDENTITY, RST, SYN, Segment, TAG, TWO_TAGS};
+use crate::server::{FOREIGN_IDENTITY, FOREIGN_IDENTITY_V6, PEER_ADDRESS, Server, WWW, mac_of};
 
 /// Offsets in a frame of [`Segment::frame`]'s.
 const ETHER_TYPE: usize = 12;
@@ -11,15 +11,14 @@ const IP: usize = 14;
 const TCP: usize = 34;
 
 #[test]
-fn what_is_not_tcp_over_ipv4_passes() {
+fn what_is_not_tcp_over_ip_passes() {
     let Some(mut server) = Server::new() else {
         return;
     };
     overloaded(&mut server);
     for (what, at, bytes) in [
         ("ARP", ETHER_TYPE, &[0x08, 0x06][..]),
-        ("IPv6", ETHER_TYPE, &[0x86, 0xdd]),
-        ("a VLAN tag", ETHER_TYPE, &[0x81, 0x00]),
+        ("MPLS", ETHER_TYPE, &[0x88, 0x47]),
         ("UDP", IP + 9, &[17]),
         (
             "UDP with IP options",
@@ -42,7 +41,7 @@ fn other_ports_and_addresses_pass() {
     };
     overloaded(&mut server);
     let to = |address, port| Segment {
-        to: SocketAddrV4::new(address, port),
+        to: SocketAddr::new(IpAddr::V4(address), port),
         ..FIRST
     };
     server.passes(&to(IDENTITY, 81).frame(), None, "not_ours");
@@ -97,20 +96,72 @@ fn malformed_packets_pass_and_are_counted() {
     }
 }
 
-/// A frame for a group reaches all servers: steered, it would be served by several, and group addresses are no senders.
-/// TCP ignores it (RFC 1122 section 4.2.3.10).
 #[test]
-fn tcp_in_a_group_frame_is_never_steered() {
+fn of_ipv6_only_a_plain_tcp_header_is_looked_at() {
     let Some(mut server) = Server::new() else {
         return;
     };
     overloaded(&mut server);
-    server.steers(&FIRST, 0, "steered_new");
-    server.steers(&SECOND, 0, "steered");
-    for to_mac in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1]] {
-        for segment in [FIRST, SECOND] {
-            let grouped = Segment { to_mac, ..segment };
-            server.passes(&grouped.frame(), None, "odd");
+    for tags in [&[], TAG, TWO_TAGS] {
+        let frame = Segment { tags, ..FIRST_V6 }.frame();
+        let ip = IP + tags.len();
+        for (counter, at, bytes) in [
+            ("not_ours", 6, &[17][..]), // UDP
+            ("not_ours", 6, &[58]),     // ICMPv6
+            ("not_ours", 6, &[50]),     // ESP
+            ("odd", 6, &[0]),           // hop-by-hop options
+            ("odd", 6, &[43]),          // routing
+            ("odd", 6, &[44]),          // a fragment
+            ("odd", 6, &[60]),          // destination options
+            ("odd", 0, &[0x40]),        // IP version 4
+            ("odd", 4, &[0, 19]),       // no room for TCP
+            ("odd", 4, &[0, 21]),       // longer than the frame
+            // From ::ffff:198.51.100.7.
+            (
+                "odd",
+                8,
+                &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 198, 51, 100, 7],
+            ),
+        ] {
+            println!("{tags:?} {at}: {bytes:?}");
+            let mut frame = frame.clone();
+            frame[ip + at..ip + at + bytes.len()].copy_from_slice(bytes);
+            server.passes(&frame, None, counter);
+        }
+        for len in [ip, ip + 20, ip + 40, ip + 59] {
+            server.passes(&frame[..len], None, "odd");
+        }
+    }
+}
+
+/// What a switch floods for others or for a group is not steered, and no load. TCP ignores what is sent to a group
+/// (RFC 1122 section 4.2.3.10).
+#[test]
+fn frames_for_others_are_never_steered() {
+    let Some(mut server) = Server::new() else {
+        return;
+    };
+    overloaded(&mut server);
+    for first in [FIRST, FIRST_V6] {
+        server.steers(&first, 0, "steered_new");
+        server.steers(&first.second(), 0, "steered");
+        let mut guest = first.numbered(1);
+        guest.to.set_ip(match first.to {
+            SocketAddr::V4(_) => FOREIGN_IDENTITY.into(),
+            SocketAddr::V6(_) => FOREIGN_IDENTITY_V6.into(),
+        });
+        server.admits(&guest, "guest");
+        for to_mac in [
+            [2, 0, 0, 0, 0, 2],
+            mac_of(0),
+            [0xff; 6],
+            [1, 0, 0x5e, 0, 0, 1],
+            [0x33, 0x33, 0, 0, 0, 1],
+        ] {
+            for segment in [first, first.second(), first.numbered(2), guest] {
+                let flooded = Segment { to_mac, ..segment };
+                server.passes(&flooded.frame(), Some(WWW), "not_ours");
+            }
         }
     }
     let mut arp = patched(ETHER_TYPE, &[0x08, 0x06]);

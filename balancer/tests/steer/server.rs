@@ -1,16 +1,17 @@
 //! A server that packets are given to: the real programs, loaded for one test, and their maps.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use balancer::datapath::Datapath;
 use balancer::datapath::maps::Maps;
 use balancer::exchange::clock;
 use balancer_common::types::{
-    Address, FOREIGN, Flow, FlowKey, HELD, Identity, MAX_SERVICES, Mac, OFFERED, PEER_ALIVE, Peer,
-    PeerLoad, Port, READY, SERVER, Service, Settings, cost_of,
+    Address, FAMILY_V4, FAMILY_V6, FOREIGN, Flow, FlowKey, HELD, Identity, MAX_INTERFACES,
+    MAX_SERVICES, Mac, OFFERED, PEER_ALIVE, Peer, PeerLoad, Port, READY, SERVER, Service, Settings,
+    cost_of,
 };
 
-use crate::frame::{IDENTITY, Segment};
+use crate::frame::{IDENTITY, IDENTITY_V6, OUR_MAC, Segment};
 use crate::pins::Pins;
 
 /// The service on port 80. Not the first, lest an index be taken for a number.
@@ -20,8 +21,12 @@ pub const TLS: u32 = MAX_SERVICES - 1;
 
 /// An identity that peer 0 holds.
 pub const FOREIGN_IDENTITY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 102);
+/// As above.
+pub const FOREIGN_IDENTITY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x102);
 /// Peer 0's own address.
 pub const PEER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+/// As above.
+pub const PEER_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 
 /// After a silence of this long a peer gets no new flows.
 pub const TIMEOUT_NS: u64 = 20_000_000_000;
@@ -69,9 +74,12 @@ impl Server {
             maps.services.set(service, service_entry, 0).unwrap();
         }
         for (address, kind) in [
-            (IDENTITY, HELD),
-            (FOREIGN_IDENTITY, FOREIGN),
-            (PEER_ADDRESS, SERVER),
+            (IpAddr::from(IDENTITY), HELD),
+            (IDENTITY_V6.into(), HELD),
+            (FOREIGN_IDENTITY.into(), FOREIGN),
+            (FOREIGN_IDENTITY_V6.into(), FOREIGN),
+            (PEER_ADDRESS.into(), SERVER),
+            (PEER_ADDRESS_V6.into(), SERVER),
         ] {
             // The interface that a test run's packets come in by, or the peer in slot 0.
             let owner = u32::from(kind == HELD);
@@ -93,6 +101,8 @@ impl Server {
             peers: self.peers,
             ..Settings::default()
         };
+        // The last one, lest only the first be looked at.
+        settings.macs[MAX_INTERFACES - 1] = Mac::new(OUR_MAC).number();
         change(&mut settings);
         self.maps().settings.set(0, settings, 0).unwrap();
     }
@@ -113,10 +123,7 @@ impl Server {
     pub fn add_peer(&mut self, load: u32) -> u32 {
         let slot = self.peers;
         self.set_peer_count(slot + 1);
-        let mac = Mac {
-            octets: mac_of(slot),
-            padding: [0; 2],
-        };
+        let mac = Mac::new(mac_of(slot));
         self.maps().peer_macs.insert(mac, slot, 0).unwrap();
         self.set_peer(slot, |_| {});
         self.set_load(slot, |report| report.load = load);
@@ -136,7 +143,8 @@ impl Server {
             state: PEER_ALIVE,
             interface: 1,
             mac: mac_of(slot),
-            padding: [0; 2],
+            families: FAMILY_V4 | FAMILY_V6,
+            padding: 0,
         };
         change(&mut peer);
         self.maps().peers.set(slot, peer, 0).unwrap();
@@ -200,14 +208,13 @@ pub fn key(segment: &Segment) -> FlowKey {
 }
 
 /// The key of the flow from `client` to `destination`.
-pub fn key_of(client: SocketAddrV4, destination: SocketAddrV4) -> FlowKey {
+pub fn key_of(client: SocketAddr, destination: SocketAddr) -> FlowKey {
     FlowKey {
-        client: (*client.ip()).into(),
-        identity: (*destination.ip()).into(),
+        client: client.ip().into(),
+        identity: destination.ip().into(),
         client_port: client.port(),
         port: destination.port(),
         protocol: 6,
-        padding: [0; 3],
     }
 }
 

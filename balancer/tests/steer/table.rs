@@ -30,10 +30,10 @@ fn a_report_makes_a_candidate() {
     };
     cluster.server.admits(&theirs, "not_steered_twice");
     let mut guest = FIRST.numbered(2);
-    guest.to.set_ip(FOREIGN_IDENTITY);
+    guest.to.set_ip(FOREIGN_IDENTITY.into());
     cluster.server.admits(&guest, "guest");
     let mut client = FIRST.numbered(3);
-    client.from.set_ip(PEER_ADDRESS);
+    client.from.set_ip(PEER_ADDRESS.into());
     cluster.server.admits(&client, "kept_for_peer");
 
     // The next report has the flow in its load.
@@ -152,7 +152,7 @@ fn a_successor_adopts_the_table() {
     assert_eq!(cluster.table.unheard(), [(ONE, FOREIGN_IDENTITY.into())]);
     cluster.server.steers(&SECOND, 0, "steered");
     let mut guest = FIRST.numbered(1);
-    guest.to.set_ip(FOREIGN_IDENTITY);
+    guest.to.set_ip(FOREIGN_IDENTITY.into());
     cluster.server.admits(&guest, "guest");
     cluster.hear(&report(OTHER));
     assert_eq!(cluster.table.slot(OTHER), Some(1));

@@ -1,9 +1,10 @@
 //! Who serves what.
 
 use std::fs;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use balancer_tests::{Connection, Held, Lab, WITHOUT_CPU, until};
+use balancer_tests::{Connection, Held, Lab, Server, WITHOUT_CPU, until};
 
 /// So many connections at once overload a server with a capacity of 20, and leave its peers with next to nothing.
 const OVERLOAD: usize = 14;
@@ -12,27 +13,45 @@ const WITH_CPU: &str = "[[service]]\nname = \"www\"\nports = [\"80/tcp\"]\ncapac
 
 #[test]
 fn forty_connections_are_shared_in_native_mode() {
-    forty_connections_are_shared(WITHOUT_CPU, "native");
+    forty_connections_are_shared(WITHOUT_CPU, "native", ipv4);
 }
 
 #[test]
 fn forty_connections_are_shared_in_generic_mode() {
-    forty_connections_are_shared(WITHOUT_CPU, "generic");
+    forty_connections_are_shared(WITHOUT_CPU, "generic", ipv4);
 }
 
 #[test]
 fn forty_connections_are_shared_where_cpu_counts() {
-    forty_connections_are_shared(WITH_CPU, "native");
+    forty_connections_are_shared(WITH_CPU, "native", ipv4);
 }
 
-fn forty_connections_are_shared(config: &str, mode: &str) {
+#[test]
+fn forty_connections_over_ipv6_are_shared_in_native_mode() {
+    forty_connections_are_shared(WITHOUT_CPU, "native", ipv6);
+}
+
+#[test]
+fn forty_connections_over_ipv6_are_shared_in_generic_mode() {
+    forty_connections_are_shared(WITHOUT_CPU, "generic", ipv6);
+}
+
+fn ipv4(server: &Server) -> IpAddr {
+    server.address().into()
+}
+
+fn ipv6(server: &Server) -> IpAddr {
+    server.host.address_v6().into()
+}
+
+fn forty_connections_are_shared(config: &str, mode: &str, address: fn(&Server) -> IpAddr) {
     let Some(mut lab) = Lab::new(3) else { return };
     lab.start(config, mode);
     for server in lab.servers() {
         assert_eq!(server.status()["interfaces"][0]["mode"], mode);
     }
 
-    let held = Held::open(&lab.client, lab.server(1).address(), 40, 8);
+    let held = Held::open(&lab.client, address(lab.server(1)), 40, 8);
     let served: Vec<_> = ["web1", "web2", "web3"]
         .iter()
         .map(|name| held.served_by(name))
@@ -41,7 +60,8 @@ fn forty_connections_are_shared(config: &str, mode: &str) {
     assert!(served[0] <= 26, "web1 kept too many: {served:?}");
     assert!(
         served[1] > 0 && served[2] > 0,
-        "one served none: {served:?}"
+        "one served none: {served:?}; web1's peers: {:#}",
+        lab.server(1).json(&["peers"])
     );
 
     for (server, served) in lab.servers().iter().zip(&served) {
@@ -82,17 +102,25 @@ fn nothing_is_steered_below_the_overload_level() {
 fn servers_reach_each_other() {
     let Some(mut lab) = Lab::new(3) else { return };
     lab.start(WITHOUT_CPU, "native");
-    let url = format!("http://{}/", lab.server(1).address());
+    let urls = [
+        format!("http://{}/", lab.server(1).address()),
+        format!("http://[{}]/", lab.server(1).host.address_v6()),
+    ];
     let reach = || {
-        for number in [1, 2, 3] {
-            assert_eq!(lab.server(number).host.curl(&url, &[]).server, "web1");
+        for (number, url) in [1, 2, 3]
+            .iter()
+            .flat_map(|n| urls.iter().map(move |url| (n, url)))
+        {
+            assert_eq!(lab.server(*number).host.curl(url, &[]).server, "web1");
         }
     };
 
     reach();
     let held = Held::open(&lab.client, lab.server(1).address(), OVERLOAD, 6);
     assert!(held.served_by("web1") < OVERLOAD);
-    assert_ne!(lab.client.curl(&url, &[]).server, "web1");
+    for url in &urls {
+        assert_ne!(lab.client.curl(url, &[]).server, "web1");
+    }
     reach();
     held.finish();
 }

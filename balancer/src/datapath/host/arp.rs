@@ -2,19 +2,10 @@
 //!
 //! The kernel can't be asked: a peer's address is on our own `lo` too. So the requests are ours, on a packet socket.
 
-use std::{
-    io::{self, Read},
-    mem::size_of,
-    net::Ipv4Addr,
-    time::Duration,
-};
+use std::{io, net::Ipv4Addr, time::Duration};
 
-use libc::{c_int, sockaddr_ll, socklen_t};
-use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
-use tokio::io::{Interest, unix::AsyncFd};
+use super::question::Question;
 
-/// Requests sent before the address counts as free. RFC 5227 section 1.1 has as many (`PROBE_NUM`), over seconds.
-const TRIES: u32 = 3;
 const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// Asks on an interface, up to three times within `timeout`, who uses `target`. Returns the MAC address of the first that
@@ -30,79 +21,16 @@ pub async fn probe(
     target: Ipv4Addr,
     timeout: Duration,
 ) -> io::Result<Option<[u8; 6]>> {
-    // SAFETY: the socket owns its open descriptor, and nothing closes or replaces it before the AsyncFd is dropped.
-    let socket = unsafe { AsyncFd::register(open(interface_index)?)? };
-    let broadcast = link_address(interface_index, BROADCAST)?;
-    let question = request(interface_mac, source, target);
-    let found = ask(
-        &socket,
+    let question = Question {
+        interface_index,
         interface_mac,
-        target,
-        &question,
-        &broadcast,
-        timeout,
-    )
-    .await;
-    // The kernel lets nobody close a packet socket before an RCU grace period is over: milliseconds, in which this thread
-    // has better things to do.
-    tokio::task::spawn_blocking(|| drop(socket));
-    found
-}
-
-/// A socket for ARP packets of one interface, without their link-layer headers.
-fn open(interface_index: u32) -> io::Result<Socket> {
-    // With protocol 0 it receives nothing before it is bound, and so nothing from other interfaces.
-    let socket = Socket::new(Domain::PACKET, Type::DGRAM.nonblocking().cloexec(), None)?;
-    socket.bind(&link_address(interface_index, BROADCAST)?)?;
-    Ok(socket)
-}
-
-fn link_address(interface_index: u32, mac: [u8; 6]) -> io::Result<SockAddr> {
-    let mut storage = SockAddrStorage::zeroed();
-    // SAFETY: sockaddr_ll is a socket address type of this system, and all zeroes is a value of it.
-    let address: &mut sockaddr_ll = unsafe { storage.view_as() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (libc::ETH_P_ARP as u16).to_be();
-    address.sll_ifindex = c_int::try_from(interface_index)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    address.sll_halen = mac.len() as u8;
-    address.sll_addr[..mac.len()].copy_from_slice(&mac);
-    // SAFETY: the storage holds an address of family AF_PACKET, which has this length.
-    Ok(unsafe { SockAddr::new(storage, size_of::<sockaddr_ll>() as socklen_t) })
-}
-
-async fn ask(
-    socket: &AsyncFd<Socket>,
-    own: [u8; 6],
-    target: Ipv4Addr,
-    question: &[u8],
-    broadcast: &SockAddr,
-    timeout: Duration,
-) -> io::Result<Option<[u8; 6]>> {
-    for _ in 0..TRIES {
-        socket
-            .async_io(Interest::WRITABLE, |socket| {
-                socket.send_to(question, broadcast)
-            })
-            .await?;
-        match tokio::time::timeout(timeout / TRIES, answer(socket, own, target)).await {
-            Ok(found) => return found.map(Some),
-            Err(_elapsed) => {}
-        }
-    }
-    Ok(None)
-}
-
-async fn answer(socket: &AsyncFd<Socket>, own: [u8; 6], target: Ipv4Addr) -> io::Result<[u8; 6]> {
-    loop {
-        let mut packet = [0; 64];
-        let length = socket
-            .async_io(Interest::READABLE, |mut socket| socket.read(&mut packet))
-            .await?;
-        if let Some(mac) = sender(&packet[..length], target).filter(|mac| *mac != own) {
-            return Ok(mac);
-        }
-    }
+        ether_type: libc::ETH_P_ARP as u16,
+        to: BROADCAST,
+        packet: &request(interface_mac, source, target),
+    };
+    question
+        .ask(&[], timeout, |packet| sender(packet, target))
+        .await
 }
 
 /// Ethernet and IPv4, with address lengths of 6 and 4: the start of every packet considered here (RFC 826).

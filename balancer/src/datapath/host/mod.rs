@@ -15,7 +15,9 @@ mod kernel;
 mod lock;
 #[cfg(test)]
 mod model;
+pub mod ndp;
 mod netlink;
+mod question;
 mod rules;
 
 use std::{

@@ -122,10 +122,14 @@ impl Kernel for Netlink {
     }
 
     async fn add_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<()> {
-        let request = self
-            .handle
-            .address()
-            .add(interface, identity.addr(), identity.prefix_len());
+        let mut request =
+            self.handle
+                .address()
+                .add(interface, identity.addr(), identity.prefix_len());
+        if identity.addr().is_ipv6() {
+            // Duplicate address detection would keep it out of use for seconds.
+            request.message_mut().header.flags = AddressHeaderFlags::Nodad;
+        }
         accept(request.execute().await, Errno::EEXIST)
             .with_context(|| format!("cannot add {identity} to interface {interface}"))
     }
