@@ -43,8 +43,8 @@ pub fn settings(
         0 => getrandom::u64().context("the kernel gives no random number")?,
         seed => seed,
     };
-    let mut macs = [0; MAX_INTERFACES];
-    for (mac, interface) in macs.iter_mut().zip(interfaces) {
+    let mut own_macs = [0; MAX_INTERFACES];
+    for (mac, interface) in own_macs.iter_mut().zip(interfaces) {
         *mac = Mac::new(interface.mac).number();
     }
     Ok(Settings {
@@ -53,7 +53,7 @@ pub fn settings(
         seed,
         peers,
         redirect: before.redirect,
-        macs,
+        macs: own_macs,
     })
 }
 

@@ -61,7 +61,7 @@ mod field {
     pub(super) const HOP_LIMIT: usize = 7;
     pub(super) const SOURCE: Range<usize> = 8..24;
     pub(super) const DESTINATION: Range<usize> = 24..40;
-    /// Of an ICMPv6 message.
+    /// Of an `ICMPv6` message.
     pub(super) const CHECKSUM: Range<usize> = 2..4;
     pub(super) const TARGET: Range<usize> = 8..24;
 }
