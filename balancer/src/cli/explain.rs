@@ -15,7 +15,7 @@ use crate::exchange::clock;
 /// Goes by the maps of the attached program, at this moment. The steps have the numbers of the patent (S201 to S209).
 #[derive(Args)]
 pub struct Explain {
-    /// The client, as in 192.0.2.7:40000 or [2001:db8::7]:40000
+    /// The client, as in 192.0.2.7:40000; an IPv6 address stands in brackets
     #[arg(value_name = "SRC:PORT")]
     source: SocketAddr,
     /// The identity and service that it connects to, as in 10.0.0.101:80
