@@ -15,7 +15,7 @@ use crate::exchange::clock;
 /// Goes by the maps of the attached program, at this moment. The steps have the numbers of the patent (S201 to S209).
 #[derive(Args)]
 pub struct Explain {
-    /// The client, as in 192.0.2.7:40000
+    /// The client, as in 192.0.2.7:40000; an IPv6 address stands in brackets
     #[arg(value_name = "SRC:PORT")]
     source: SocketAddr,
     /// The identity and service that it connects to, as in 10.0.0.101:80
@@ -37,8 +37,12 @@ enum Protocol {
 impl Explain {
     pub fn run(&self, instance: &Instance) -> Result<()> {
         let Protocol::Tcp = self.proto;
-        if self.source.is_ipv6() || self.destination.is_ipv6() {
-            bail!("balancer leaves IPv6 alone as yet: such a packet goes to the local stack");
+        if self.source.is_ipv6() != self.destination.is_ipv6() {
+            bail!(
+                "no packet goes from {} to {}: name two IPv4 or two IPv6 addresses",
+                self.source,
+                self.destination
+            );
         }
         let maps = Maps::open(&instance.pin_dir)?;
         let names = instance.peer_names();

@@ -47,6 +47,26 @@ fn explanations_come_true_where_the_service_is_down() {
     assert_eq!(try_all(&lab, 23_000), reasons(&["steered_not_ready"]));
 }
 
+#[test]
+fn flows_over_ipv6_are_explained() {
+    let Some(mut lab) = Lab::new(2) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let server = lab.server(1);
+    let client = format!("[{}]:20000", lab.client.address_v6());
+    let identity = |number: usize| format!("[{}]:80", lab.server(number).host.address_v6());
+    for (number, reason) in [(1, "kept_below_level"), (2, "guest")] {
+        let explanation = server.json(&["explain", &client, &identity(number)]);
+        assert_eq!(explanation["reason"], reason, "{explanation:#}");
+    }
+    let mixed = server.ask(&["explain", &client, "10.77.0.101:80"]);
+    assert_eq!(mixed.code, Some(1));
+    assert!(
+        mixed.error.contains("two IPv6 addresses"),
+        "{}",
+        mixed.error
+    );
+}
+
 /// Explains and then makes connections from ports above `first`. Returns the reasons that were given.
 fn try_all(lab: &Lab, first: u16) -> BTreeSet<String> {
     let server = lab.server(1);
