@@ -37,9 +37,9 @@ const FULL_STEER: u32 = 2;
 #[derive(Default)]
 pub struct Time {
     /// With the measured program.
-    pub measured: i64,
+    pub measured: i32,
     /// With an empty one in its place.
-    pub outer: i64,
+    pub outer: i32,
 }
 
 /// All that it takes.
@@ -96,7 +96,7 @@ impl Bench {
     }
 
     /// Nanoseconds that an empty program takes, given to the kernel as it is.
-    pub fn empty(&self) -> Result<i64> {
+    pub fn empty(&self) -> Result<i32> {
         test_run(program(&self.outer, "empty")?, &FIRST.frame(), REPEAT)
     }
 
@@ -117,7 +117,7 @@ impl Bench {
         } else {
             REPEAT
         };
-        let portions = REPEAT / portion;
+        let portions = (REPEAT / portion).cast_signed();
         let before = self.counted(case)?;
         let (mut time, mut prepared) = (Time::default(), 0);
         for _ in 0..portions {
@@ -148,8 +148,8 @@ impl Bench {
             case.counter
         );
         Ok(Time {
-            measured: time.measured / i64::from(portions),
-            outer: time.outer / i64::from(portions),
+            measured: time.measured / portions,
+            outer: time.outer / portions,
         })
     }
 
@@ -187,7 +187,7 @@ impl Bench {
         Ok(())
     }
 
-    fn run(&mut self, frame: &[u8], run: Variation, repeat: u32) -> Result<i64> {
+    fn run(&mut self, frame: &[u8], run: Variation, repeat: u32) -> Result<i32> {
         self.variation.set(0, run, 0)?;
         test_run(program(&self.outer, "vary")?, frame, repeat)
     }
@@ -268,7 +268,7 @@ fn program<'a>(programs: &'a Ebpf, name: &'static str) -> Result<&'a Xdp> {
 }
 
 /// Gives the frame to the program `repeat` times; returns nanoseconds for each.
-fn test_run(program: &Xdp, frame: &[u8], repeat: u32) -> Result<i64> {
+fn test_run(program: &Xdp, frame: &[u8], repeat: u32) -> Result<i32> {
     let options = TestRunOptions {
         data_in: Some(frame),
         repeat,
@@ -277,5 +277,5 @@ fn test_run(program: &Xdp, frame: &[u8], repeat: u32) -> Result<i64> {
     let result = program
         .test_run(options)
         .context("the kernel refuses a test run")?;
-    Ok(result.duration.as_nanos() as i64)
+    Ok(result.duration.as_nanos() as i32)
 }

@@ -61,7 +61,7 @@ const OTHER_PORT: Segment = Segment {
 
 /// All cases, in the order of the table.
 pub fn all() -> Vec<Case> {
-    let mut cases = vec![
+    vec![
         Case {
             counter: "not_ours",
             katran: Some("74"),
@@ -102,8 +102,6 @@ pub fn all() -> Vec<Case> {
             counter: "kept_no_candidate",
             ..new("new flow, kept: none of 64 peers is lower", 64)
         },
-    ];
-    cases.extend([
         new("new flow, steered: 2 peers", 2),
         new("new flow, steered: 16 peers", 16),
         Case {
@@ -130,8 +128,7 @@ pub fn all() -> Vec<Case> {
             counter: "steered",
             ..new("second packet: same, in a full table", 64)
         },
-    ]);
-    cases
+    ]
 }
 
 fn local(name: &'static str, frame: Vec<u8>) -> Case {

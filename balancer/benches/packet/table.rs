@@ -13,14 +13,14 @@ pub struct Row {
 /// What the rounds gave, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spread {
-    least: i64,
-    median: i64,
-    most: i64,
+    least: i32,
+    median: i32,
+    most: i32,
 }
 
 impl Spread {
     /// Of at least one time.
-    pub fn of(mut times: Vec<i64>) -> Self {
+    pub fn of(mut times: Vec<i32>) -> Self {
         times.sort_unstable();
         Self {
             least: times[0],
@@ -41,13 +41,13 @@ pub fn markdown(rows: &[Row], empty: Spread) -> String {
         "Katran *",
     ];
     let lines = rows.iter().map(|row| {
-        let whole = (row.net.median + empty.median) as f64;
+        let whole = f64::from(row.net.median + empty.median);
         [
             row.name.to_owned(),
             row.net.median.to_string(),
             row.net.least.to_string(),
             row.net.most.to_string(),
-            format!("{:.1}", whole / empty.median.max(1) as f64),
+            format!("{:.1}", whole / f64::from(empty.median.max(1))),
             row.katran.unwrap_or_default().to_owned(),
         ]
     });
