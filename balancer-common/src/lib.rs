@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
+pub mod bench;
 pub mod decide;
 pub mod hash;
 pub mod types;

@@ -243,8 +243,12 @@ impl Passage<'_> {
         flow.last_seen_ns = self.now;
         if FLOWS
             .insert(&self.packet.flow, &flow, u64::from(BPF_ANY))
-            .is_err()
+            .is_ok()
         {
+            // Left there, it would be in the way: the kernel evicts what was never looked up first, which are the flows
+            // that are still half open.
+            let _ = HALF_OPEN.remove(&self.packet.flow);
+        } else {
             self.count(|counters| &mut counters.errors);
         }
         self.count(|counters| &mut counters.steered);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use serde_json::Value;
 
 /// Development tasks
@@ -15,11 +15,21 @@ use serde_json::Value;
 enum Task {
     /// Build for release, and tell how large the daemon and the programs for the kernel are
     Build,
+    /// Measure
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Nanoseconds that the XDP program takes for a packet. Needs root
+    Packet,
 }
 
 fn main() -> Result<()> {
     match Task::parse() {
         Task::Build => build(),
+        Task::Bench(Bench::Packet) => bench_packet(),
     }
 }
 
@@ -47,18 +57,27 @@ fn build() -> Result<()> {
     Ok(())
 }
 
+fn bench_packet() -> Result<()> {
+    let status = cargo()?
+        .args(["bench", "--quiet", "--package=balancer", "--bench=packet"])
+        .status()
+        .context("cargo didn't start")?;
+    if !status.success() {
+        bail!("the benchmark failed");
+    }
+    Ok(())
+}
+
 /// Builds balancer; returns what cargo tells about it
 /// (<https://doc.rust-lang.org/cargo/reference/external-tools.html#json-messages>).
 fn cargo_build() -> Result<Vec<Value>> {
-    let cargo = env::var_os("CARGO").context("CARGO isn't set: run this as `cargo xtask`")?;
-    let output = Command::new(cargo)
+    let output = cargo()?
         .args([
             "build",
             "--release",
             "--package=balancer",
             "--message-format=json-render-diagnostics",
         ])
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .stderr(Stdio::inherit())
         .output()
         .context("cargo didn't start")?;
@@ -71,6 +90,14 @@ fn cargo_build() -> Result<Vec<Value>> {
         .filter(|line| !line.is_empty())
         .map(|line| serde_json::from_slice(line).context("cargo's message isn't JSON"))
         .collect()
+}
+
+/// Cargo, at the root of the workspace.
+fn cargo() -> Result<Command> {
+    let cargo = env::var_os("CARGO").context("CARGO isn't set: run this as `cargo xtask`")?;
+    let mut command = Command::new(cargo);
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    Ok(command)
 }
 
 fn executable(message: &Value) -> Option<PathBuf> {

@@ -42,7 +42,7 @@ impl Flows {
         for (half_open, map) in [(true, &maps.half_open), (false, &maps.flows)] {
             for entry in map {
                 let (key, flow) = entry.context("cannot read the flows")?;
-                // A flow moves from one map to the other with its second packet, and stays in both for a while.
+                // A flow moves from one map to the other with its second packet, and is in both for a moment.
                 if half_open && maps.flows.get(&key, 0).is_ok() {
                     continue;
                 }

@@ -21,8 +21,8 @@ fn a_flow_stays_with_its_peer() {
     let entry = server.flow(&SECOND).unwrap();
     assert_eq!((entry.peer, entry.service), (0, WWW));
 
-    // From here on FLOWS has it, HALF_OPEN may lose it.
-    server.forget_half_open(&SECOND);
+    // From here on FLOWS has it, and nothing else.
+    assert_eq!(server.half_open(&SECOND), None);
     server.age(&SECOND, SAME_FLOW_NS / 2);
     server.steers(&SECOND, 0, "steered");
     assert!(server.flow(&SECOND).unwrap().last_seen_ns > before(SAME_FLOW_NS / 4));

@@ -91,6 +91,7 @@ fn bpftool_prints_every_field() {
     server.set_own_load(9_000);
     server.steers(&FIRST, 0, "steered_new");
     server.steers(&SECOND, 0, "steered");
+    server.steers(&FIRST.numbered(1), 0, "steered_new");
 
     let flow = "client octets identity client_port port protocol last_seen_ns peer service";
     let fields = [

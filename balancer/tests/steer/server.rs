@@ -175,10 +175,6 @@ impl Server {
         self.maps().flows.get(&key(segment), 0).ok()
     }
 
-    pub fn forget_half_open(&mut self, segment: &Segment) {
-        self.maps().half_open.remove(&key(segment)).unwrap();
-    }
-
     /// Loads the programs again, on the pins that are there.
     pub fn reload(&mut self) {
         self.datapath = Datapath::load(self.pins.path()).unwrap();

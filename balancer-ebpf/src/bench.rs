@@ -1,0 +1,82 @@
+//! The packet benchmark's own programs for the kernel.
+//!
+//! A test run (`BPF_PROG_TEST_RUN`) gives a program the same packet again and again, as the program left it. So that each
+//! one is a packet as it comes in, `vary` makes it anew and then becomes the measured program by a tail call. What `vary`
+//! takes is measured with `empty` in that one's place.
+#![no_std]
+#![no_main]
+#![expect(
+    missing_docs,
+    reason = "the macros of aya-ebpf make functions of their own beside those below"
+)]
+
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_PASS};
+use aya_ebpf::btf_maps::{Array, ProgramArray};
+use aya_ebpf::macros::{btf_map, xdp};
+use aya_ebpf::programs::XdpContext;
+use balancer_common::bench::Variation;
+
+#[btf_map]
+static VARIATION: Array<Variation, 1> = Array::new();
+
+/// What is measured.
+#[btf_map]
+static PROGRAMS: ProgramArray<8> = ProgramArray::new();
+
+/// Makes the packet anew, and hands it to the measured program.
+#[xdp]
+pub fn vary(ctx: XdpContext) -> u32 {
+    let Some(variation) = VARIATION.get_ptr_mut(0) else {
+        return XDP_ABORTED;
+    };
+    // SAFETY: of a map that lives as long as the program; only one CPU runs it at a time.
+    let variation = unsafe { &mut *variation };
+    if remake(&ctx, variation).is_none() {
+        return XDP_ABORTED;
+    }
+    // SAFETY: nothing here is to be dropped.
+    unsafe { PROGRAMS.tail_call(&ctx, variation.program) };
+    XDP_ABORTED
+}
+
+/// What the others are compared with.
+#[xdp]
+pub fn empty(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// Restores the Ethernet addresses and sets the flow: client address and port where IPv4 and TCP or UDP have them. The
+/// checksums are those of the first packet, and nobody checks them.
+#[inline(always)]
+fn remake(ctx: &XdpContext, variation: &mut Variation) -> Option<()> {
+    const CLIENT: usize = 26;
+    const CLIENT_PORT: usize = 34;
+    let frame = ctx.data();
+    if frame + CLIENT_PORT + size_of::<u16>() > ctx.data_end() {
+        return None;
+    }
+    // Odd, so that 2^n numbers in a row give 2^n flows; large, so that neighbours lie apart as real flows do.
+    let number = variation.next.wrapping_mul(0x9e37_79b1) & variation.mask;
+    variation.next = variation.next.wrapping_add(1);
+    // SAFETY: within the frame, as compared above; balancer's own program has to do with unaligned packets too.
+    unsafe {
+        let macs = frame as *mut u32;
+        for (index, word) in variation.macs.into_iter().enumerate() {
+            *macs.add(index) = word;
+        }
+        *((frame + CLIENT) as *mut u32) = variation.client.wrapping_add(number >> 16).to_be();
+        *((frame + CLIENT_PORT) as *mut u16) = (number as u16).to_be();
+    }
+    Some(())
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // The verifier refuses a program that could get here.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,281 @@
+//! The servers that packets are given to, and the runs.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Array, MapData, ProgramArray};
+use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, include_bytes_aligned};
+use balancer::datapath::{Datapath, STEER};
+use balancer_common::bench::Variation;
+use balancer_common::decide::Policy;
+use balancer_common::types::{Address, FOREIGN, Identity, MAX_PEERS, Service};
+
+use crate::cases::{Case, Flows, Others};
+use crate::frame::{FIRST, SECOND, Segment};
+use crate::server::{Server, WWW};
+
+/// Packets of a case in each round.
+const REPEAT: u32 = 262_144;
+/// Flows that can be half open at a time without a loss: `HALF_OPEN` holds 65,536, but what is evicted is not always what is
+/// oldest.
+const PORTION: u32 = 4_096;
+/// Entries of FLOWS, and some more since the kernel evicts a few at a time.
+const FULL: u32 = 1_048_576 + 16 * PORTION;
+
+/// First client of the new flows.
+const NEW: Ipv4Addr = Ipv4Addr::new(20, 0, 0, 0);
+/// Own load while tables are filled, in basis points: everything is steered.
+const OVERLOADED: u32 = 9_000;
+
+/// Slots of PROGRAMS.
+const EMPTY: u32 = 0;
+const SPARSE_STEER: u32 = 1;
+const FULL_STEER: u32 = 2;
+
+/// Nanoseconds per packet.
+#[derive(Default)]
+pub struct Time {
+    /// With the measured program.
+    pub measured: i32,
+    /// With an empty one in its place.
+    pub outer: i32,
+}
+
+/// All that it takes.
+pub struct Bench {
+    /// With an almost empty FLOWS, and with a full one.
+    servers: [Server; 2],
+    outer: Ebpf,
+    variation: Array<MapData, Variation>,
+    /// Holds the measured programs.
+    _programs: ProgramArray<MapData>,
+    /// What the packets' first hops find when they ask for a socket: the service.
+    _listener: TcpListener,
+    /// Number of the next new flow.
+    next: u32,
+}
+
+impl Bench {
+    /// Loads and fills everything.
+    pub fn new() -> Result<Self> {
+        let servers = [server()?, server()?];
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80))?;
+        let mut outer = Ebpf::load(include_bytes_aligned!(concat!(
+            env!("OUT_DIR"),
+            "/balancer-bench"
+        )))?;
+        for name in ["vary", "empty"] {
+            let program: &mut Xdp = outer.program_mut(name).context(name)?.try_into()?;
+            program.load()?;
+        }
+        let take = |outer: &mut Ebpf, name| outer.take_map(name).context(name);
+        let variation = Array::try_from(take(&mut outer, "VARIATION")?)?;
+        let mut programs = ProgramArray::try_from(take(&mut outer, "PROGRAMS")?)?;
+        programs.set(EMPTY, program(&outer, "empty")?.fd()?, 0)?;
+        for (slot, server) in [SPARSE_STEER, FULL_STEER].into_iter().zip(&servers) {
+            programs.set(slot, steer(&server.datapath)?, 0)?;
+        }
+        let mut bench = Self {
+            servers,
+            outer,
+            variation,
+            _programs: programs,
+            _listener: listener,
+            next: 0,
+        };
+        bench.fill()?;
+        Ok(bench)
+    }
+
+    /// Instructions that the verifier went through to accept the measured program.
+    pub fn verified(&self) -> Result<u32> {
+        let info = self.servers[0].datapath.program(STEER)?.info()?;
+        info.verified_instruction_count()
+            .context("the kernel is older than 5.16")
+    }
+
+    /// Nanoseconds that an empty program takes, given to the kernel as it is.
+    pub fn empty(&self) -> Result<i32> {
+        test_run(program(&self.outer, "empty")?, &FIRST.frame(), REPEAT)
+    }
+
+    /// One round of a case.
+    pub fn measure(&mut self, case: &Case) -> Result<Time> {
+        self.server(case.others).set_own_load(case.load);
+        set_peers(self.server(case.others), case.peers);
+        // One client for each history, lest a case find what another one has left.
+        let known = Ipv4Addr::new(198, 51, 100, case.history.len() as u8);
+        let (client, mask, flows) = match case.flows {
+            Flows::One => (known, 0, 1),
+            Flows::Many => (known, 0xffff, 65_536),
+            Flows::New => (NEW, u32::MAX, REPEAT),
+        };
+        // New flows must go on before HALF_OPEN forgets them.
+        let portion = if case.flows == Flows::New && !case.history.is_empty() {
+            PORTION
+        } else {
+            REPEAT
+        };
+        let portions = (REPEAT / portion).cast_signed();
+        let before = self.counted(case)?;
+        let (mut time, mut prepared) = (Time::default(), 0);
+        for _ in 0..portions {
+            let run = Variation {
+                macs: macs(&case.frame),
+                client: client.to_bits(),
+                next: self.next,
+                mask,
+                program: slot(case.others),
+            };
+            let flows = flows.min(portion);
+            self.next = self.next.wrapping_add(flows);
+            let counted = self.counted(case)?;
+            self.pass(case.history, run, flows)?;
+            prepared += self.counted(case)? - counted;
+            let idle = Variation {
+                program: EMPTY,
+                ..run
+            };
+            time.outer += self.run(&case.frame, idle, portion)?;
+            time.measured += self.run(&case.frame, run, portion)?;
+        }
+        let counted = self.counted(case)? - before - prepared;
+        ensure!(
+            counted == u64::from(REPEAT),
+            "{}: of {REPEAT} packets, `{}` counted {counted}: the others went another way",
+            case.name,
+            case.counter
+        );
+        Ok(Time {
+            measured: time.measured / portions,
+            outer: time.outer / portions,
+        })
+    }
+
+    /// Fills a server's FLOWS, and every server's `HALF_OPEN`.
+    fn fill(&mut self) -> Result<()> {
+        for (others, history, flows) in [
+            (Others::None, &[FIRST][..], 32 * PORTION),
+            (Others::Full, &[FIRST, SECOND], FULL),
+        ] {
+            self.server(others).set_own_load(OVERLOADED);
+            let run = Variation {
+                macs: macs(&FIRST.frame()),
+                client: NEW.to_bits(),
+                next: self.next,
+                mask: u32::MAX,
+                program: slot(others),
+            };
+            self.next = self.next.wrapping_add(flows);
+            self.pass(history, run, flows)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a run's flows these packets, in portions that `HALF_OPEN` can hold.
+    fn pass(&mut self, packets: &[Segment], run: Variation, flows: u32) -> Result<()> {
+        for start in (0..flows).step_by(PORTION as usize) {
+            let portion = Variation {
+                next: run.next.wrapping_add(start),
+                ..run
+            };
+            for packet in packets {
+                self.run(&packet.frame(), portion, PORTION.min(flows - start))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, frame: &[u8], run: Variation, repeat: u32) -> Result<i32> {
+        self.variation.set(0, run, 0)?;
+        test_run(program(&self.outer, "vary")?, frame, repeat)
+    }
+
+    /// Packets that the case's counter has counted.
+    fn counted(&mut self, case: &Case) -> Result<u64> {
+        let maps = self.server(case.others).maps();
+        let mut counters = maps.counters(None)?;
+        counters += maps.counters(Some(WWW))?;
+        counters
+            .named()
+            .find_map(|(name, count)| (name == case.counter).then_some(count))
+            .with_context(|| format!("there is no counter `{}`", case.counter))
+    }
+
+    fn server(&mut self, others: Others) -> &mut Server {
+        let [sparse, full] = &mut self.servers;
+        match others {
+            Others::None => sparse,
+            Others::Full => full,
+        }
+    }
+}
+
+/// A server that neither its flows nor those that it has steered make busier: only what a case says does.
+fn server() -> Result<Server> {
+    let mut server = Server::new().context("no privileges")?;
+    server.set_service(|service| {
+        *service = Service {
+            cost: 0,
+            policy: Policy::default() as u32,
+            ..*service
+        };
+    });
+    for slot in 0..MAX_PEERS {
+        server.add_peer(0);
+        server.set_load(slot, |report| {
+            report.load = 3_100 + slot * 37 % 800;
+            report.cost = 0;
+        });
+        let identity = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 1, 0).to_bits() + slot);
+        let foreign = Identity {
+            kind: FOREIGN,
+            owner: slot,
+        };
+        server
+            .maps()
+            .identities
+            .insert(Address::from(identity), foreign, 0)?;
+    }
+    Ok(server)
+}
+
+/// Lets only this many peers be in sight. They don't report again, and are on-line all the same.
+fn set_peers(server: &mut Server, peers: u32) {
+    server.peers = peers;
+    server.set_settings(|settings| settings.timeout_ns = u64::MAX);
+}
+
+fn slot(others: Others) -> u32 {
+    match others {
+        Others::None => SPARSE_STEER,
+        Others::Full => FULL_STEER,
+    }
+}
+
+fn macs(frame: &[u8]) -> [u32; 3] {
+    let word = |at| u32::from_ne_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
+    [word(0), word(4), word(8)]
+}
+
+fn steer(datapath: &Datapath) -> Result<&ProgramFd> {
+    Ok(datapath.program(STEER)?.fd()?)
+}
+
+fn program<'a>(programs: &'a Ebpf, name: &'static str) -> Result<&'a Xdp> {
+    Ok(programs.program(name).context(name)?.try_into()?)
+}
+
+/// Gives the frame to the program `repeat` times; returns nanoseconds for each.
+fn test_run(program: &Xdp, frame: &[u8], repeat: u32) -> Result<i32> {
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        repeat,
+        ..TestRunOptions::new()
+    };
+    let result = program
+        .test_run(options)
+        .context("the kernel refuses a test run")?;
+    Ok(result.duration.as_nanos() as i32)
+}
