@@ -264,13 +264,28 @@ fn no_program(name: &str) -> String {
 fn load_program<'a, P>(
     programs: &'a mut Ebpf,
     name: &str,
-    load: impl FnOnce(&mut P) -> Result<(), ProgramError>,
+    load: impl Fn(&mut P) -> Result<(), ProgramError>,
 ) -> Result<()>
 where
     P: 'a,
     &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {
-    match load(program(programs, name)?) {
+    // The kernel gives up with EAGAIN where anything wakes the thread meanwhile (bpf_check looks for pending signals, and a
+    // program of this size takes it milliseconds). libbpf tries as often.
+    const TRIES: usize = 5;
+    let program: &mut P = program(programs, name)?;
+    let interrupted = |result: &Result<(), ProgramError>| {
+        matches!(result, Err(ProgramError::LoadError { io_error, .. })
+            if io_error.kind() == io::ErrorKind::WouldBlock)
+    };
+    let mut result = load(program);
+    for _ in 1..TRIES {
+        if !interrupted(&result) {
+            break;
+        }
+        result = load(program);
+    }
+    match result {
         Ok(()) => Ok(()),
         Err(ProgramError::LoadError {
             io_error,
