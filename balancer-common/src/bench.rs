@@ -10,6 +10,8 @@ pub struct Variation {
     pub client: u32,
     /// Number of the next packet.
     pub next: u32,
+    /// Every how many flows have a packet: with 16, those are met whose entries were made 16 apart.
+    pub step: u32,
     /// The packet's flow: these bits of its scattered number. 0 is one flow, `0xffff` 65,536 in turn, [`u32::MAX`] a new one
     /// for each packet.
     pub mask: u32,
@@ -17,7 +19,7 @@ pub struct Variation {
     pub program: u32,
 }
 
-const _: () = assert!(size_of::<Variation>() == 28);
+const _: () = assert!(size_of::<Variation>() == 32);
 
 // SAFETY: repr(C), integers and an array of them, no padding (the size is asserted above), and any bytes make a value.
 #[cfg(feature = "user")]

@@ -56,7 +56,8 @@ fn remake(ctx: &XdpContext, variation: &mut Variation) -> Option<()> {
         return None;
     }
     // Odd, so that 2^n numbers in a row give 2^n flows; large, so that neighbours lie apart as real flows do.
-    let number = variation.next.wrapping_mul(0x9e37_79b1) & variation.mask;
+    let nth = variation.next.wrapping_mul(variation.step);
+    let number = nth.wrapping_mul(0x9e37_79b1) & variation.mask;
     variation.next = variation.next.wrapping_add(1);
     // SAFETY: within the frame, as compared above; balancer's own program has to do with unaligned packets too.
     unsafe {

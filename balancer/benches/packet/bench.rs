@@ -20,9 +20,11 @@ const REPEAT: u32 = 262_144;
 /// Flows that can be half open at a time without a loss: `HALF_OPEN` holds 65,536, but what is evicted is not always what is
 /// oldest.
 const PORTION: u32 = 4_096;
-/// Entries of FLOWS, and some more since the kernel evicts a few at a time.
-const FULL: u32 = 1_048_576 + 16 * PORTION;
+/// Entries of FLOWS.
+const FULL: u32 = 1_048_576;
 
+/// First client of the flows that fill FLOWS.
+const OLD: Ipv4Addr = Ipv4Addr::new(30, 0, 0, 0);
 /// First client of the new flows.
 const NEW: Ipv4Addr = Ipv4Addr::new(20, 0, 0, 0);
 /// Own load while tables are filled, in basis points: everything is steered.
@@ -106,18 +108,19 @@ impl Bench {
         set_peers(self.server(case.others), case.peers);
         // One client for each history, lest a case find what another one has left.
         let known = Ipv4Addr::new(198, 51, 100, case.history.len() as u8);
-        let (client, mask, flows) = match case.flows {
-            Flows::One => (known, 0, 1),
-            Flows::Many => (known, 0xffff, 65_536),
-            Flows::New => (NEW, u32::MAX, REPEAT),
+        let (client, mask, step, flows) = match (case.flows, case.others) {
+            (Flows::One, _) => (known, 0, 1, 1),
+            (Flows::Many, Others::None) => (known, 0xffff, 1, 65_536),
+            // Spread over the memory of a table that is full, as on a server that has run for a while.
+            (Flows::Many, Others::Full) => (OLD, FULL - 1, FULL / 65_536, 65_536),
+            (Flows::New, _) => (NEW, u32::MAX, 1, REPEAT),
         };
-        // New flows must go on before HALF_OPEN forgets them.
-        let portion = if case.flows == Flows::New && !case.history.is_empty() {
-            PORTION
+        // New flows must go on before HALF_OPEN forgets them, and not fill FLOWS in all rounds together.
+        let (portion, portions) = if case.flows == Flows::New && !case.history.is_empty() {
+            (PORTION, 4u8)
         } else {
-            REPEAT
+            (REPEAT, 1)
         };
-        let portions = (REPEAT / portion).cast_signed();
         let before = self.counted(case)?;
         let (mut time, mut prepared) = (Time::default(), 0);
         for _ in 0..portions {
@@ -125,6 +128,7 @@ impl Bench {
                 macs: macs(&case.frame),
                 client: client.to_bits(),
                 next: self.next,
+                step,
                 mask,
                 program: slot(case.others),
             };
@@ -141,30 +145,33 @@ impl Bench {
             time.measured += self.run(&case.frame, run, portion)?;
         }
         let counted = self.counted(case)? - before - prepared;
+        let packets = portion * u32::from(portions);
         ensure!(
-            counted == u64::from(REPEAT),
-            "{}: of {REPEAT} packets, `{}` counted {counted}: the others went another way",
+            counted == u64::from(packets),
+            "{}: of {packets} packets, `{}` counted {counted}: the others went another way",
             case.name,
             case.counter
         );
         Ok(Time {
-            measured: time.measured / portions,
-            outer: time.outer / portions,
+            measured: time.measured / i32::from(portions),
+            outer: time.outer / i32::from(portions),
         })
     }
 
-    /// Fills a server's FLOWS, and every server's `HALF_OPEN`.
+    /// Fills each server's `HALF_OPEN`, and FLOWS of the one that has a full one.
     fn fill(&mut self) -> Result<()> {
-        for (others, history, flows) in [
-            (Others::None, &[FIRST][..], 32 * PORTION),
-            (Others::Full, &[FIRST, SECOND], FULL),
+        for (others, history, client, mask, flows) in [
+            (Others::None, &[FIRST][..], NEW, u32::MAX, 32 * PORTION),
+            (Others::Full, &[FIRST], NEW, u32::MAX, 32 * PORTION),
+            (Others::Full, &[FIRST, SECOND], OLD, FULL - 1, FULL),
         ] {
             self.server(others).set_own_load(OVERLOADED);
             let run = Variation {
                 macs: macs(&FIRST.frame()),
-                client: NEW.to_bits(),
+                client: client.to_bits(),
                 next: self.next,
-                mask: u32::MAX,
+                step: 1,
+                mask,
                 program: slot(others),
             };
             self.next = self.next.wrapping_add(flows);

@@ -40,9 +40,10 @@ pub enum Flows {
 /// What is in FLOWS, which holds 1,048,576 flows, beside those of a case.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Others {
-    /// Some that the cases before have left.
+    /// A few, those of other cases.
     None,
-    /// As many as fit, as on a server that has run for a while: each new entry evicts another.
+    /// As many as fit, as on a server that has run for a while: each new entry evicts another, and those of the case lie
+    /// far apart.
     Full,
 }
 
