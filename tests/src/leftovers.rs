@@ -26,8 +26,10 @@ pub(crate) fn lab_dir(name: &str) -> PathBuf {
 
 /// The undo journals that daemons of the lab called `name` have.
 pub(crate) fn journals(name: &str) -> Vec<PathBuf> {
-    let prefix = format!("{}-", lab_dir(name).display()).replace('/', "-");
-    entries(Path::new(JOURNALS), prefix.trim_start_matches('-'))
+    // The daemon writes `/` as `-`, and `-` as `%2d`.
+    let dir = lab_dir(name).display().to_string();
+    let prefix = dir.replace('-', "%2d").replace('/', "-");
+    entries(Path::new(JOURNALS), &format!("{}-", &prefix[1..]))
 }
 
 /// Removes the files of the lab called `name`, mounts first.

@@ -158,6 +158,11 @@ impl Cluster {
         }
     }
 
+    /// Whether peers would accept a report of this state. Changes nothing.
+    pub fn check_own(&self, own: &OwnState) -> Result<(), Invalid> {
+        self.reporter.check(own)
+    }
+
     /// Says how this server is. Peers are told in the next report, at once (but not more often than each tenth of a
     /// period or 10 ms) if more has changed than how loaded a service is below or above its level. Before the first
     /// call nothing is reported. An error leaves what was set before.

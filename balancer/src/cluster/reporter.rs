@@ -108,6 +108,17 @@ impl Reporter {
         &self.options
     }
 
+    /// Whether peers would accept a report of this state.
+    pub fn check(&self, own: &OwnState) -> Result<(), Invalid> {
+        // As large as it may become.
+        let report = Report {
+            sequence: u64::MAX,
+            ..self.report(own)
+        };
+        report.check()?;
+        Message::Report(Box::new(report)).encode().map(drop)
+    }
+
     /// Whether a service has just gone above its overload level. An error leaves the state before.
     pub fn set_own(
         &mut self,
@@ -115,14 +126,7 @@ impl Reporter {
         own: OwnState,
         timing: Timing,
     ) -> Result<bool, Invalid> {
-        // As large as it may become.
-        let report = Report {
-            sequence: u64::MAX,
-            ..self.report(&own)
-        };
-        report.check()?;
-        Message::Report(Box::new(report)).encode()?;
-
+        self.check(&own)?;
         let newly_over = own.newly_over(self.own.as_ref().unwrap_or(&OwnState::default()));
         if !self.leaving {
             self.due = match &self.told {

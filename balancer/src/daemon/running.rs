@@ -22,6 +22,9 @@ use crate::health::Monitor;
 /// How often own load is sampled.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How long a new server listens before its first report. Peers answer its query within a tenth of a period.
+const HEARING: Duration = Duration::from_millis(200);
+
 /// How often what failed is tried again, and what settles with time is looked at.
 const REVIEW: Duration = Duration::from_secs(1);
 
@@ -152,13 +155,16 @@ impl Running {
                 .collect(),
             services,
             identities: prepared.identity_reports(),
-            // Peers' addresses must be on this host before their flows come.
+            // It takes no flows for addresses that it could not get.
             draining: self.foreign_pending,
         };
-        prepared
-            .exchange
-            .set_own(own)
-            .context("this configuration cannot be reported to the peers")
+        // Before it speaks, a new server hears who is there: from its first report on it must have their addresses.
+        let told = if clock::monotonic().since(self.started) < HEARING {
+            prepared.exchange.check_own(&own)
+        } else {
+            prepared.exchange.set_own(own)
+        };
+        told.context("this configuration cannot be reported to the peers")
     }
 
     pub(super) fn write_settings(&mut self) -> Result<()> {

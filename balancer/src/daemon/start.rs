@@ -51,7 +51,7 @@ impl Running {
             warnings: Warnings::default(),
             settings,
             probed,
-            foreign_pending: true,
+            foreign_pending: false,
             adopted_judged: now,
             reviewed: now,
         };

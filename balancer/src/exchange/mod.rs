@@ -109,6 +109,11 @@ impl Exchange {
         }
     }
 
+    /// Whether peers would accept this state: [`Cluster::check_own`].
+    pub fn check_own(&self, own: &OwnState) -> Result<(), Invalid> {
+        self.cluster.check_own(own)
+    }
+
     /// Says how this server is: [`Cluster::set_own`].
     pub fn set_own(&mut self, own: OwnState) -> Result<(), Invalid> {
         self.cluster.set_own(clock::monotonic(), own)

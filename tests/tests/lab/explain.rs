@@ -159,6 +159,11 @@ fn every_pinned_map_is_printed_with_field_names() {
             .expect("bpftool is installed");
         let entries: Value = serde_json::from_slice(&dump.stdout)
             .unwrap_or_else(|error| panic!("{}: {error}", map.display()));
+        if entries.as_array().is_some_and(Vec::is_empty) {
+            // No flow may be half open at this moment: what would print one is there.
+            assert!(map.ends_with("HALF_OPEN"), "{} is empty", map.display());
+            continue;
+        }
         let entry = &entries[0]["formatted"];
         let value = if entry["values"].is_array() {
             &entry["values"][0]["value"]
