@@ -3,10 +3,10 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 
-use super::Instance;
+use super::{Instance, block_on};
 use crate::config::{
     CliOverrides, Config, ConfigError, Identity, InterfaceName, Name, ServiceSpec,
 };
@@ -71,11 +71,7 @@ impl Attach {
             control: instance.control,
             persist: self.persist,
         };
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("cannot start the async runtime")?
-            .block_on(daemon::run(options))
+        block_on(daemon::run(options))
     }
 }
 

@@ -1,9 +1,9 @@
 //! `balancer detach`.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
-use super::Instance;
+use super::{Instance, block_on};
 use crate::config::InterfaceName;
 use crate::control::{self, Answer, Request};
 use crate::daemon;
@@ -49,10 +49,6 @@ impl Detach {
                 attached.join(" ")
             );
         }
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("cannot start the async runtime")?
-            .block_on(daemon::restore(&instance.pin_dir))
+        block_on(daemon::restore(&instance.pin_dir))
     }
 }

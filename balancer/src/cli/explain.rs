@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
-use super::Instance;
+use super::{Instance, show};
 use crate::datapath::explain::{Explanation, Outcome, explain};
 use crate::datapath::maps::Maps;
 use crate::exchange::clock;
@@ -48,12 +48,7 @@ impl Explain {
         let names = instance.peer_names();
         let now = clock::monotonic();
         let explanation = explain(&maps, now, self.source, self.destination, |id| names.of(id))?;
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&explanation)?);
-        } else {
-            print!("{}", text(&explanation));
-        }
-        Ok(())
+        show(self.json, &explanation, text)
     }
 }
 

@@ -14,9 +14,10 @@ mod table;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::builder::{PathBufValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 
 use crate::cluster::ServerId;
 use crate::control::{self, Answer, Request, status::Status};
@@ -97,6 +98,25 @@ impl Cli {
             Command::CheckConfig(command) => command.run(),
         }
     }
+}
+
+/// Prints what a command found: JSON for programs, or a text for people.
+fn show<T: Serialize>(json: bool, found: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(found)?);
+    } else {
+        print!("{}", text(found));
+    }
+    Ok(())
+}
+
+/// Runs `work` on this thread alone: what it does on the host goes by the thread's network namespace.
+fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?
+        .block_on(work)
 }
 
 /// Lets `balancer ... | head` end as other commands do. The daemon must survive a reader of its log.

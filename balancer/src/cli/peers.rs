@@ -3,8 +3,8 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::Instance;
 use super::table::{duration, percent, table};
+use super::{Instance, show};
 use crate::control::status::Peer;
 
 /// The other servers
@@ -18,12 +18,7 @@ pub struct Peers {
 impl Peers {
     pub fn run(&self, instance: &Instance) -> Result<()> {
         let peers = instance.status()?.peers;
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&peers)?);
-        } else {
-            print!("{}", text(&peers));
-        }
-        Ok(())
+        show(self.json, &peers, |peers| text(peers))
     }
 }
 

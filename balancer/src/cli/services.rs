@@ -3,8 +3,8 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::Instance;
 use super::table::{percent, table};
+use super::{Instance, show};
 use crate::control::status::Service;
 
 /// This server's services
@@ -18,12 +18,7 @@ pub struct Services {
 impl Services {
     pub fn run(&self, instance: &Instance) -> Result<()> {
         let services = instance.status()?.services;
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&services)?);
-        } else {
-            print!("{}", text(&services));
-        }
-        Ok(())
+        show(self.json, &services, |services| text(services))
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::table::{counters, duration, percent};
-use super::{Instance, peers, services};
+use super::{Instance, peers, services, show};
 use crate::control::status::Status;
 
 /// This server: load, services, peers, counters
@@ -18,12 +18,7 @@ pub struct StatusCommand {
 impl StatusCommand {
     pub fn run(&self, instance: &Instance) -> Result<()> {
         let status = instance.status()?;
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&status)?);
-        } else {
-            print!("{}", text(&status));
-        }
-        Ok(())
+        show(self.json, &status, text)
     }
 }
 

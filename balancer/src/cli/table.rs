@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use crate::datapath::explain::percent;
+
 /// Lines of columns that line up. `right` names the columns that hold numbers.
 pub fn table(head: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
     let width = |column: usize| {
@@ -30,11 +32,6 @@ pub fn table(head: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
         text += &line(row.iter().map(String::as_str).collect());
     }
     text
-}
-
-/// Basis points, as in `62.5 %`.
-pub fn percent(basis_points: u32) -> String {
-    format!("{:.1} %", f64::from(basis_points) / 100.0)
 }
 
 /// A duration, as in `350 ms`, `12.3 s`, `5 min`, `3.2 h`.
