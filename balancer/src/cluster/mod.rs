@@ -22,8 +22,8 @@ use std::time::Duration;
 
 pub use membership::{MAX_PEERS, MEMORY, Peer, Status};
 pub use report::{
-    IdentityReport, Invalid, Link, MAX_ADDRESSES, MAX_ENCODED, MAX_IDENTITIES, MAX_LINKS, MAX_NAME,
-    MAX_PORTS, MAX_SERVICES, Message, PortRange, Report, ServiceReport,
+    Guests, IdentityReport, Invalid, Link, MAX_ADDRESSES, MAX_ENCODED, MAX_GUESTS, MAX_IDENTITIES,
+    MAX_LINKS, MAX_NAME, MAX_PORTS, MAX_SERVICES, Message, PortRange, Report, ServiceReport,
 };
 pub use reporter::{OwnService, OwnState};
 pub use time::{Timestamp, Timing};
@@ -241,10 +241,10 @@ impl Cluster {
         self.out.events.pop_front()
     }
 
-    /// Changes how often this server reports, and with it how long a silence is suspect.
-    pub fn set_period(&mut self, period: Duration) {
-        self.timing = self.timing.with_period(period);
-        self.reporter.set_timing(self.timing);
+    /// Changes how often this server reports, and how long a silence is suspect.
+    pub fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
+        self.reporter.set_timing(timing);
     }
 
     /// Says goodbye to all. Each call says it once more, since datagrams get lost; other reports end with the first.

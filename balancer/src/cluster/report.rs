@@ -19,6 +19,8 @@ pub const MAX_LINKS: usize = 8;
 pub const MAX_ADDRESSES: usize = 64;
 /// Identities in a report.
 pub const MAX_IDENTITIES: usize = 64;
+/// Draining servers whose guests a report counts.
+pub const MAX_GUESTS: usize = 64;
 /// Port ranges of one service.
 pub const MAX_PORTS: usize = 64;
 /// Bytes of an encoded message: what a datagram of 8,972 bytes (9,000 of a jumbo frame less 28 of IPv4 and UDP headers)
@@ -53,6 +55,8 @@ pub struct Report {
     pub identities: Vec<IdentityReport>,
     /// It takes no new flows.
     pub draining: bool,
+    /// What it still serves of those that drain.
+    pub guests: Vec<Guests>,
     /// This is its last report: it goes.
     pub leaving: bool,
 }
@@ -101,6 +105,15 @@ pub struct IdentityReport {
     pub address: IpNet,
     /// The server that it belongs to when all are well.
     pub home: ServerId,
+}
+
+/// Connections that are open on the reporting server, and which a draining server steered there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guests {
+    /// The draining server.
+    pub of: ServerId,
+    /// How many are addressed to identities that it holds.
+    pub connections: u32,
 }
 
 /// Why a message can't be used. Nothing has changed.
@@ -172,6 +185,7 @@ impl Report {
         check_count("links", self.links.len(), MAX_LINKS)?;
         check_count("services", self.services.len(), MAX_SERVICES)?;
         check_count("identities", self.identities.len(), MAX_IDENTITIES)?;
+        check_count("draining servers", self.guests.len(), MAX_GUESTS)?;
         self.links.iter().try_for_each(Link::check)?;
         self.services.iter().try_for_each(ServiceReport::check)?;
         self.identities
@@ -274,6 +288,7 @@ mod tests {
                 home: ServerId(0xdead_beef_0bad_cafe),
             }],
             draining: false,
+            guests: Vec::new(),
             leaving: false,
         }
     }
@@ -355,6 +370,14 @@ mod tests {
         assert_eq!(
             refusal(|r| r.identities = vec![r.identities[0].clone(); 65]),
             "65 identities, at most 64 fit a report"
+        );
+        let guests = Guests {
+            of: ServerId(1),
+            connections: 1,
+        };
+        assert_eq!(
+            refusal(|r| r.guests = vec![guests; 65]),
+            "65 draining servers, at most 64 fit a report"
         );
         assert_eq!(
             refusal(|r| r.services[0].ports = vec![r.services[0].ports[0]; 65]),
@@ -445,6 +468,7 @@ mod tests {
             links in prop::collection::vec((any::<[u8; 5]>(), prop::collection::vec(net(), 0..4)), 0..=MAX_LINKS),
             services in prop::collection::vec(service(), 0..=MAX_SERVICES),
             identities in prop::collection::vec((net(), any::<u64>()), 0..=MAX_IDENTITIES),
+            guests in prop::collection::vec(any::<(u64, u32)>(), 0..=MAX_GUESTS),
             draining: bool, leaving: bool,
         ) -> Report {
             Report {
@@ -452,6 +476,7 @@ mod tests {
                 links: links.into_iter().map(|([a, b, c, d, e], addresses)| Link { mac: [2, a, b, c, d, e], addresses }).collect(),
                 services,
                 identities: identities.into_iter().map(|(address, home)| IdentityReport { address, home: ServerId(home) }).collect(),
+                guests: guests.into_iter().map(|(of, connections)| Guests { of: ServerId(of), connections }).collect(),
                 draining, leaving,
             }
         }

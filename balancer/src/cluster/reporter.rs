@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{
-    Destination, IdentityReport, Invalid, Link, Message, Options, Outbox, Report, ServiceReport,
-    Timestamp, Timing,
+    Destination, Guests, IdentityReport, Invalid, Link, Message, Options, Outbox, Report,
+    ServiceReport, Timestamp, Timing,
 };
 
 /// Servers that ask at nearly one time and are answered one by one. Where more ask, as when a whole rack starts, one
@@ -24,6 +24,8 @@ pub struct OwnState {
     pub identities: Vec<IdentityReport>,
     /// It takes no new flows.
     pub draining: bool,
+    /// What it still serves of those that drain. Changes wait for the next report.
+    pub guests: Vec<Guests>,
 }
 
 /// A service that this server offers.
@@ -225,6 +227,7 @@ impl Reporter {
                 .collect(),
             identities: own.identities.clone(),
             draining: own.draining,
+            guests: own.guests.clone(),
             leaving: self.leaving,
         }
     }

@@ -24,6 +24,7 @@ fn report(id: u64, boot: u64, sequence: u64) -> Report {
         services: Vec::new(),
         identities: Vec::new(),
         draining: false,
+        guests: Vec::new(),
         leaving: false,
     }
 }
@@ -116,8 +117,23 @@ fn reports_come_each_period() {
             .collect::<Vec<_>>()
     };
     assert_eq!(run(&mut cluster, at(1_600)), all(&[500, 1_000, 1_500]));
-    cluster.set_period(PERIOD / 5);
+    cluster.set_timing(Timing::new(PERIOD / 5, 3));
     assert_eq!(run(&mut cluster, at(1_850)), all(&[1_600, 1_700, 1_800]));
+}
+
+#[test]
+fn another_time_out_counts_for_silences_that_last() {
+    let mut cluster = server();
+    hear(&mut cluster, START, report(2, 1, 1)).unwrap();
+    cluster.set_timing(Timing::new(PERIOD, 6));
+    run(&mut cluster, at(2_900));
+    let status = |cluster: &Cluster| cluster.peer(ServerId(2)).unwrap().status;
+    assert_eq!(status(&cluster), Status::Online);
+    cluster.set_timing(Timing::new(PERIOD / 5, 3));
+    // It is asked before it is judged, and has a period to answer.
+    cluster.handle_timeout(at(2_900));
+    run(&mut cluster, at(3_100));
+    assert_eq!(status(&cluster), Status::Suspect);
 }
 
 #[test]

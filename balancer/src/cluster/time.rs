@@ -45,12 +45,6 @@ impl Timing {
         }
     }
 
-    /// The same with another period.
-    #[must_use]
-    pub fn with_period(self, period: Duration) -> Self {
-        Self::new(period, self.timeout_periods)
-    }
-
     /// The silence after which a peer is suspect.
     pub fn timeout(self) -> Duration {
         self.period * self.timeout_periods

@@ -166,10 +166,6 @@ impl Config {
                     "exchange.group or exchange.peers",
                     format!("{:?}", exchange.conversation),
                 ),
-                (
-                    "exchange.timeout_periods",
-                    exchange.timeout_periods.to_string(),
-                ),
                 ("exchange.keys", format!("{:?}", exchange.keys)),
                 ("exchange.interface", format!("{:?}", exchange.interface)),
                 ("name or ports of a service", format!("{services:?}")),

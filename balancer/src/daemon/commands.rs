@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use super::prepare::Prepared;
 use super::report;
 use super::running::Running;
+use crate::cluster::Timing;
 use crate::control::{Answer, Question, Request};
 use crate::health::Monitor;
 
@@ -68,7 +69,8 @@ impl Running {
         let new = (prepared.options.read)()?;
         prepared.options.config.may_become(&new)?;
         self.services.reconfigure(&new, monitor);
-        prepared.exchange.set_period(new.exchange.period);
+        let timing = Timing::new(new.exchange.period, new.exchange.timeout_periods);
+        prepared.exchange.set_timing(timing);
         self.settings.timeout_ns = new.exchange.timeout().as_nanos() as u64;
         prepared.options.config = new;
         self.write_settings()

@@ -157,6 +157,7 @@ impl Running {
             identities: prepared.identity_reports(),
             // It takes no flows for addresses that it could not get.
             draining: self.foreign_pending,
+            guests: Vec::new(),
         };
         // Before it speaks, a new server hears who is there: from its first report on it must have their addresses.
         let told = if clock::monotonic().since(self.started) < HEARING {

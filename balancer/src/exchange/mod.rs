@@ -22,7 +22,7 @@ pub use socket::{Audience, Interface, SocketError};
 
 use crate::cluster::{
     Cluster, Destination, Event, Invalid, MAX_ENCODED, Message, OwnState, ServerId, Timestamp,
-    Transmit,
+    Timing, Transmit,
 };
 use counters::Dropped;
 use socket::{MOST_WAITING, Socket};
@@ -124,9 +124,9 @@ impl Exchange {
         self.cluster.handle_probe(clock::monotonic(), id, answered);
     }
 
-    /// Changes how often this server reports: [`Cluster::set_period`].
-    pub fn set_period(&mut self, period: Duration) {
-        self.cluster.set_period(period);
+    /// Changes how often this server reports, and how long a silence is suspect: [`Cluster::set_timing`].
+    pub fn set_timing(&mut self, timing: Timing) {
+        self.cluster.set_timing(timing);
     }
 
     /// What is known of the cluster.

@@ -252,6 +252,7 @@ fn report(server: ServerId) -> Report {
             home: server,
         }],
         draining: false,
+        guests: Vec::new(),
         leaving: false,
     }
 }
