@@ -71,7 +71,8 @@ struct Simulation {
 fn all_find_each_other() {
     for servers in [2, 3, 16, 64] {
         let mut simulation = Simulation::new(servers, 1, GOOD);
-        simulation.run(ms(510));
+        // A period, and the moment in which a new server is asked and answers.
+        simulation.run(ms(600));
         simulation.assert_all_online();
         simulation.run(ms(5_000));
         simulation.assert_all_online();
@@ -231,13 +232,14 @@ impl Simulation {
     fn new(servers: usize, seed: u64, faults: Faults) -> Self {
         let mut random = Random(seed);
         let server = |index| {
-            let mut cluster = Cluster::new(Options {
+            let options = Options {
                 me: id_of(index),
-                boot: 1,
+                boot: (index as u64) << 32,
                 name: format!("web{index}"),
                 period: PERIOD,
                 timeout_periods: 3,
-            });
+            };
+            let mut cluster = Cluster::new(START, options);
             // Somewhere in the first period, as if each had been started by hand.
             let start = START + Duration::from_millis(random.below(500));
             cluster.set_own(start, OwnState::default()).unwrap();

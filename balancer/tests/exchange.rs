@@ -257,13 +257,14 @@ impl Lab {
                 name: "eth0".into(),
                 index,
             };
-            let cluster = Cluster::new(balancer::cluster::Options {
+            let options = balancer::cluster::Options {
                 me: ServerId(id),
-                boot: clock::boot_stamp(),
+                boot: id,
                 name: format!("web{id}"),
                 period: PERIOD,
                 timeout_periods: 3,
-            });
+            };
+            let cluster = Cluster::new(clock::monotonic(), options);
             let inside_runtime = runtime.enter();
             let options = Options {
                 interface,

@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Destination, Event, Message, Outbox, Refused, Report, ServerId, Timestamp, Timing};
+use super::{Destination, Event, Outbox, Refused, Report, ServerId, Timestamp, Timing};
 
 /// Peers known at one time.
 pub const MAX_PEERS: usize = balancer_common::types::MAX_PEERS as usize;
@@ -146,21 +146,30 @@ impl Membership {
         self.peers.get(&id)
     }
 
-    /// Takes a report in, unless it is not newer than what is known.
+    /// Takes a report in, unless it is not newer than what is known, or may be older than all that is known.
     pub fn handle_report(
         &mut self,
         now: Timestamp,
         from: SocketAddr,
         report: Report,
         own_name: &str,
+        timing: Timing,
         out: &mut Outbox,
     ) -> Result<(), Refused> {
         let id = report.server;
         let leaving = report.leaving;
         let full = self.peers.len() >= MAX_PEERS;
-        let renamed = match self.peers.entry(id) {
+        let same_start = |peer: &Peer| peer.report.boot == report.boot;
+        if !self.peer(id).is_some_and(same_start)
+            && !out.questions.are_answered(now, &report.answers, timing)
+        {
             // Nobody is missed who was never seen.
-            Entry::Vacant(_) if leaving => return Ok(()),
+            if !leaving && out.questions.challenges(now, id, report.boot, timing) {
+                out.ask(now, Destination::Unicast(from));
+            }
+            return Err(Refused::Unproven);
+        }
+        let renamed = match self.peers.entry(id) {
             Entry::Vacant(_) if full => return Err(Refused::TooManyPeers),
             Entry::Vacant(entry) => {
                 entry.insert(Peer::new(now, from, report));
@@ -169,7 +178,7 @@ impl Membership {
             }
             Entry::Occupied(mut entry) => {
                 let peer = entry.get_mut();
-                if (report.boot, report.sequence) <= (peer.report.boot, peer.report.sequence) {
+                if report.boot == peer.report.boot && report.sequence <= peer.report.sequence {
                     return Err(Refused::Replayed);
                 }
                 let renamed = peer.report.name != report.name;
@@ -262,7 +271,7 @@ impl Membership {
             }
             None => return,
         }
-        out.send(Destination::Unicast(peer.from), Message::Query);
+        out.ask(now, Destination::Unicast(peer.from));
     }
 
     fn judge_name(&mut self, id: ServerId, renamed: bool, own_name: &str, out: &mut Outbox) {

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod membership;
+mod questions;
 mod report;
 mod reporter;
 #[cfg(test)]
@@ -22,13 +23,15 @@ use std::time::Duration;
 
 pub use membership::{MAX_PEERS, MEMORY, Peer, Status};
 pub use report::{
-    Guests, IdentityReport, Invalid, Link, MAX_ADDRESSES, MAX_ENCODED, MAX_GUESTS, MAX_IDENTITIES,
-    MAX_LINKS, MAX_NAME, MAX_PORTS, MAX_SERVICES, Message, PortRange, Report, ServiceReport,
+    Guests, IdentityReport, Invalid, Link, MAX_ADDRESSES, MAX_ANSWERS, MAX_ENCODED, MAX_GUESTS,
+    MAX_IDENTITIES, MAX_LINKS, MAX_NAME, MAX_PORTS, MAX_SERVICES, Message, PortRange, Report,
+    ServiceReport,
 };
 pub use reporter::{OwnService, OwnState};
 pub use time::{Timestamp, Timing};
 
 use membership::Membership;
+use questions::Questions;
 use reporter::Reporter;
 
 /// What a server is known by, whatever its name and addresses are.
@@ -47,7 +50,7 @@ impl fmt::Display for ServerId {
 pub struct Options {
     /// This server's id.
     pub me: ServerId,
-    /// When this daemon started, in milliseconds: more than at its last start, or peers take its reports for old ones.
+    /// A random number, another one at each start: by it peers tell this start's reports from those of the one before.
     pub boot: u64,
     /// This server's name.
     pub name: String,
@@ -116,6 +119,10 @@ pub enum Refused {
     /// Not newer than what is known: repeated, or overtaken by a newer one.
     #[error("replayed or overtaken report")]
     Replayed,
+    /// The server isn't known, or not by this start, and hasn't answered a query of ours: this may be a repetition of what
+    /// it said long ago. It has been asked.
+    #[error("report of a server that has yet to show that it is there")]
+    Unproven,
     /// As many peers are known as can be.
     #[error("report of a new peer where {MAX_PEERS} are known")]
     TooManyPeers,
@@ -131,24 +138,34 @@ pub struct Cluster {
     out: Outbox,
 }
 
-/// What waits for the driver.
-#[derive(Debug, Default)]
+/// What waits for the driver, and what this server has asked.
+#[derive(Debug)]
 struct Outbox {
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
+    questions: Questions,
 }
 
 impl Outbox {
     fn send(&mut self, to: Destination, message: Message) {
         self.transmits.push_back(Transmit { to, message });
     }
+
+    fn ask(&mut self, now: Timestamp, to: Destination) {
+        let query = self.questions.ask(now);
+        self.send(to, query);
+    }
 }
 
 impl Cluster {
     /// A server that knows nobody, and asks.
-    pub fn new(options: Options) -> Self {
-        let mut out = Outbox::default();
-        out.send(Destination::Group, Message::Query);
+    pub fn new(now: Timestamp, options: Options) -> Self {
+        let mut out = Outbox {
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            questions: Questions::new(options.boot),
+        };
+        out.ask(now, Destination::Group);
         Self {
             timing: Timing::new(options.period, options.timeout_periods),
             reporter: Reporter::new(options),
@@ -178,7 +195,7 @@ impl Cluster {
             && self.membership.iter().any(old)
         {
             self.asked_group = now;
-            self.out.send(Destination::Group, Message::Query);
+            self.out.ask(now, Destination::Group);
         }
         Ok(())
     }
@@ -193,8 +210,8 @@ impl Cluster {
         self.notice_stall(now);
         let Options { me, boot, name, .. } = self.reporter.options();
         match message {
-            Message::Query => {
-                self.reporter.handle_query(now, from, self.timing);
+            Message::Query { nonce } => {
+                self.reporter.handle_query(now, from, nonce, self.timing);
                 Ok(())
             }
             Message::Report(report) if report.server == *me && report.boot == *boot => {
@@ -203,7 +220,7 @@ impl Cluster {
             Message::Report(report) if report.server == *me => Err(Refused::SharedId),
             Message::Report(report) => {
                 self.membership
-                    .handle_report(now, from, *report, name, &mut self.out)
+                    .handle_report(now, from, *report, name, self.timing, &mut self.out)
             }
         }
     }

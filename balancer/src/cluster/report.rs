@@ -23,6 +23,8 @@ pub const MAX_IDENTITIES: usize = 64;
 pub const MAX_GUESTS: usize = 64;
 /// Port ranges of one service.
 pub const MAX_PORTS: usize = 64;
+/// Queries that one report answers.
+pub const MAX_ANSWERS: usize = 64;
 /// Bytes of an encoded message: what a datagram of 8,972 bytes (9,000 of a jumbo frame less 28 of IPv4 and UDP headers)
 /// holds beside the 52 bytes of the seal.
 pub const MAX_ENCODED: usize = 8_920;
@@ -33,7 +35,10 @@ pub enum Message {
     /// How the sender is.
     Report(Box<Report>),
     /// Whoever hears this: report to me now.
-    Query,
+    Query {
+        /// A number that this server never asked with before: the report has it among its answers.
+        nonce: u64,
+    },
 }
 
 /// How one server is, at one moment.
@@ -41,7 +46,7 @@ pub enum Message {
 pub struct Report {
     /// Who reports.
     pub server: ServerId,
-    /// When its daemon started, in milliseconds: grows with each start.
+    /// Which start of its daemon this is: a random number.
     pub boot: u64,
     /// Grows with each report of one start.
     pub sequence: u64,
@@ -59,6 +64,8 @@ pub struct Report {
     pub guests: Vec<Guests>,
     /// This is its last report: it goes.
     pub leaving: bool,
+    /// The queries that it answers, by their numbers: it is younger than they are.
+    pub answers: Vec<u64>,
 }
 
 /// A balanced interface.
@@ -186,6 +193,7 @@ impl Report {
         check_count("services", self.services.len(), MAX_SERVICES)?;
         check_count("identities", self.identities.len(), MAX_IDENTITIES)?;
         check_count("draining servers", self.guests.len(), MAX_GUESTS)?;
+        check_count("answers", self.answers.len(), MAX_ANSWERS)?;
         self.links.iter().try_for_each(Link::check)?;
         self.services.iter().try_for_each(ServiceReport::check)?;
         self.identities
@@ -290,6 +298,7 @@ mod tests {
             draining: false,
             guests: Vec::new(),
             leaving: false,
+            answers: vec![u64::MAX],
         }
     }
 
@@ -378,6 +387,10 @@ mod tests {
         assert_eq!(
             refusal(|r| r.guests = vec![guests; 65]),
             "65 draining servers, at most 64 fit a report"
+        );
+        assert_eq!(
+            refusal(|r| r.answers = vec![0; 65]),
+            "65 answers, at most 64 fit a report"
         );
         assert_eq!(
             refusal(|r| r.services[0].ports = vec![r.services[0].ports[0]; 65]),
@@ -470,6 +483,7 @@ mod tests {
             identities in prop::collection::vec((net(), any::<u64>()), 0..=MAX_IDENTITIES),
             guests in prop::collection::vec(any::<(u64, u32)>(), 0..=MAX_GUESTS),
             draining: bool, leaving: bool,
+            answers in prop::collection::vec(any::<u64>(), 0..=MAX_ANSWERS),
         ) -> Report {
             Report {
                 server: ServerId(server), boot, sequence, name,
@@ -477,7 +491,7 @@ mod tests {
                 services,
                 identities: identities.into_iter().map(|(address, home)| IdentityReport { address, home: ServerId(home) }).collect(),
                 guests: guests.into_iter().map(|(of, connections)| Guests { of: ServerId(of), connections }).collect(),
-                draining, leaving,
+                draining, leaving, answers,
             }
         }
     }

@@ -1,17 +1,21 @@
 //! What this server says of itself, and when.
 
 use balancer_common::hash::fold;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{
-    Destination, Guests, IdentityReport, Invalid, Link, Message, Options, Outbox, Report,
-    ServiceReport, Timestamp, Timing,
+    Destination, Guests, IdentityReport, Invalid, Link, MAX_ANSWERS, Message, Options, Outbox,
+    Report, ServiceReport, Timestamp, Timing,
 };
 
 /// Servers that ask at nearly one time and are answered one by one. Where more ask, as when a whole rack starts, one
 /// report to the group answers them all.
 const MAX_ASKERS: usize = 8;
+
+/// Queries that wait for an answer. More than that are a flood, and whoever is real asks again.
+const MAX_WAITING: usize = 256;
 
 /// How this server is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +88,8 @@ pub(super) struct Reporter {
     told_at: Timestamp,
     due: Timestamp,
     sequence: u64,
-    askers: Vec<SocketAddr>,
+    /// Who asked, and with which numbers.
+    askers: Vec<(SocketAddr, u64)>,
     answer_due: Timestamp,
     answered_at: Timestamp,
     leaving: bool,
@@ -115,6 +120,7 @@ impl Reporter {
         // As large as it may become.
         let report = Report {
             sequence: u64::MAX,
+            answers: vec![u64::MAX; MAX_ANSWERS],
             ..self.report(own)
         };
         report.check()?;
@@ -149,8 +155,8 @@ impl Reporter {
 
     /// Somebody asked: answers wait a moment that differs from server to server, so that an asker isn't flooded, and
     /// from one answer to the next a gap, so that nobody can make this server flood others.
-    pub fn handle_query(&mut self, now: Timestamp, from: SocketAddr, timing: Timing) {
-        if self.own.is_none() || self.leaving || self.askers.contains(&from) {
+    pub fn handle_query(&mut self, now: Timestamp, from: SocketAddr, nonce: u64, timing: Timing) {
+        if self.own.is_none() || self.leaving || self.askers.contains(&(from, nonce)) {
             return;
         }
         if self.askers.is_empty() {
@@ -161,34 +167,63 @@ impl Reporter {
             };
             self.answer_due = earliest + self.jitter(timing.gap());
         }
-        // One more than are answered says that there were too many.
-        if self.askers.len() <= MAX_ASKERS {
-            self.askers.push(from);
+        if self.askers.len() < MAX_WAITING {
+            self.askers.push((from, nonce));
         }
     }
 
     pub fn handle_timeout(&mut self, now: Timestamp, timing: Timing, out: &mut Outbox) {
         let Some(own) = self.own.clone() else { return };
-        let mut to_group = self.due <= now;
+        let mut told = false;
         if self.answer_due <= now {
-            let askers = std::mem::take(&mut self.askers);
             self.answer_due = Timestamp::NEVER;
             self.answered_at = now;
-            if askers.len() > MAX_ASKERS {
-                to_group = true;
-            } else {
-                for asker in askers {
-                    let report = self.next_report(&own);
-                    out.send(Destination::Unicast(asker), report);
-                }
-            }
+            told = self.answer(&own, out);
         }
-        if to_group {
-            let report = self.next_report(&own);
-            out.send(Destination::Group, report);
+        if self.due <= now && !told {
+            self.send(Destination::Group, &own, &[], out);
+            told = true;
+        }
+        if told {
             self.told = Some(own);
             self.told_at = now;
             self.due = now + timing.period;
+        }
+    }
+
+    /// Answers all who asked. `true`: by reports to the group.
+    fn answer(&mut self, own: &OwnState, out: &mut Outbox) -> bool {
+        let mut by_asker: BTreeMap<SocketAddr, Vec<u64>> = BTreeMap::new();
+        for (asker, nonce) in std::mem::take(&mut self.askers) {
+            by_asker.entry(asker).or_default().push(nonce);
+        }
+        let crowd = by_asker.len() > MAX_ASKERS;
+        if crowd {
+            let all: Vec<u64> = by_asker.into_values().flatten().collect();
+            self.send(Destination::Group, own, &all, out);
+        } else {
+            for (asker, nonces) in by_asker {
+                self.send(Destination::Unicast(asker), own, &nonces, out);
+            }
+        }
+        crowd
+    }
+
+    /// Sends one report, or as many as it takes for `answers`.
+    fn send(&mut self, to: Destination, own: &OwnState, answers: &[u64], out: &mut Outbox) {
+        let mut parts = answers.chunks(MAX_ANSWERS);
+        let mut part = parts.next().unwrap_or_default();
+        loop {
+            self.sequence += 1;
+            let report = Report {
+                answers: part.to_vec(),
+                ..self.report(own)
+            };
+            out.send(to, Message::Report(Box::new(report)));
+            match parts.next() {
+                Some(next) => part = next,
+                None => return,
+            }
         }
     }
 
@@ -203,14 +238,8 @@ impl Reporter {
         self.due = Timestamp::NEVER;
         self.answer_due = Timestamp::NEVER;
         if let Some(own) = self.own.clone() {
-            let report = self.next_report(&own);
-            out.send(Destination::Group, report);
+            self.send(Destination::Group, &own, &[], out);
         }
-    }
-
-    fn next_report(&mut self, own: &OwnState) -> Message {
-        self.sequence += 1;
-        Message::Report(Box::new(self.report(own)))
     }
 
     fn report(&self, own: &OwnState) -> Report {
@@ -229,6 +258,7 @@ impl Reporter {
             draining: own.draining,
             guests: own.guests.clone(),
             leaving: self.leaving,
+            answers: Vec::new(),
         }
     }
 

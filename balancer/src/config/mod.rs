@@ -22,6 +22,8 @@ use std::{
     time::Duration,
 };
 
+use crate::cluster::Timing;
+
 pub use self::{
     check::{Check, CheckKind},
     error::ConfigError,
@@ -92,7 +94,12 @@ pub struct Exchange {
 impl Exchange {
     /// Silence that makes a peer off-line.
     pub fn timeout(&self) -> Duration {
-        self.period * self.timeout_periods
+        self.timing().timeout()
+    }
+
+    /// The rhythm of reports.
+    pub fn timing(&self) -> Timing {
+        Timing::new(self.period, self.timeout_periods)
     }
 }
 
@@ -166,7 +173,6 @@ impl Config {
                     "exchange.group or exchange.peers",
                     format!("{:?}", exchange.conversation),
                 ),
-                ("exchange.keys", format!("{:?}", exchange.keys)),
                 ("exchange.interface", format!("{:?}", exchange.interface)),
                 ("name or ports of a service", format!("{services:?}")),
             ]

@@ -3,10 +3,9 @@
 use anyhow::{Result, ensure};
 use tokio::sync::oneshot;
 
-use super::prepare::Prepared;
+use super::prepare::{Prepared, load_keys};
 use super::report;
 use super::running::Running;
-use crate::cluster::Timing;
 use crate::control::{Answer, Question, Request};
 use crate::health::Monitor;
 
@@ -68,9 +67,10 @@ impl Running {
     fn reload(&mut self, prepared: &mut Prepared, monitor: &mut Monitor) -> Result<()> {
         let new = (prepared.options.read)()?;
         prepared.options.config.may_become(&new)?;
+        let keyring = load_keys(&new.exchange.keys)?;
         self.services.reconfigure(&new, monitor);
-        let timing = Timing::new(new.exchange.period, new.exchange.timeout_periods);
-        prepared.exchange.set_timing(timing);
+        prepared.exchange.set_keyring(keyring);
+        prepared.exchange.set_timing(new.exchange.timing());
         self.settings.timeout_ns = new.exchange.timeout().as_nanos() as u64;
         prepared.options.config = new;
         self.write_settings()

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::prepare::Prepared;
 use super::running::Running;
 use crate::cluster::{self, Event, Report, ServerId, Status};
+use crate::exchange::OpenError;
 
 impl Running {
     /// Carries an event of the exchange into the maps and onto the host.
@@ -76,6 +77,21 @@ impl Running {
             result.map(drop),
         );
         self.report(prepared)
+    }
+
+    /// Warns of a balancer on this network that can't be understood, or takes that back.
+    pub(super) fn warn_of_stranger(&mut self, prepared: &Prepared) {
+        let text = prepared.exchange.stranger().map(|(from, why)| match why {
+            OpenError::Version(_) => format!(
+                "the server at {} isn't heard: it is {why}. Install one version on all servers",
+                from.ip()
+            ),
+            _ => format!(
+                "the server at {} isn't heard: its reports are {why}. A server of this cluster needs the same key file;                  one of another cluster needs another exchange.group",
+                from.ip()
+            ),
+        });
+        self.warnings.set("a stranger", text);
     }
 
     /// Warns of what a peer's report shows to be wrong, or takes back what was wrong before.

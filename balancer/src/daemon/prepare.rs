@@ -268,13 +268,14 @@ async fn open_exchange(
             }
         }
     };
-    let cluster = Cluster::new(cluster::Options {
+    let options = cluster::Options {
         me: id,
-        boot: clock::boot_stamp(),
+        boot: getrandom::u64().context("the kernel gives no random number")?,
         name: config.server.name.as_str().to_owned(),
         period: config.exchange.period,
         timeout_periods: config.exchange.timeout_periods,
-    });
+    };
+    let cluster = Cluster::new(clock::monotonic(), options);
     let (keyring, new_key) = keyring(&config.exchange.keys)?;
     let options = exchange::Options {
         interface: exchange::Interface {
@@ -285,6 +286,15 @@ async fn open_exchange(
         keyring,
     };
     Ok((Exchange::open(options, cluster)?, new_key))
+}
+
+/// The keys in these files.
+pub fn load_keys(paths: &[PathBuf]) -> Result<Keyring> {
+    let keys: Vec<_> = paths
+        .iter()
+        .map(|path| Key::load(path))
+        .collect::<Result<_, _>>()?;
+    ring(&keys)
 }
 
 /// The keys, and the file of the one that was made because there was none.
@@ -305,8 +315,12 @@ fn keyring(paths: &[PathBuf]) -> Result<(Keyring, Option<NewKey>)> {
         };
         keys.push(key);
     }
+    Ok((ring(&keys)?, new))
+}
+
+fn ring(keys: &[Key]) -> Result<Keyring> {
     let (first, others) = keys.split_first().context("no key file is configured")?;
-    Ok((Keyring::new(first, others), new))
+    Ok(Keyring::new(first, others))
 }
 
 #[cfg(test)]

@@ -125,6 +125,7 @@ impl Running {
             return Ok(());
         }
         self.reviewed = now;
+        self.warn_of_stranger(prepared);
         self.services.review_sockets(&mut self.datapath.maps)?;
         // What failed is tried again, and an address that this host has got since is let go.
         self.set_foreign(prepared).await?;

@@ -32,6 +32,8 @@ pub struct ExchangeCounters {
     pub shared_id: u64,
     /// Longer than any message may be.
     pub oversized: u64,
+    /// Of a server that is new or was restarted, and was asked to show that it is there: it may be a replay.
+    pub unproven: u64,
     /// Of a new peer, with no room for it.
     pub too_many_peers: u64,
 }
@@ -65,6 +67,7 @@ impl ExchangeCounters {
             ("own", self.own),
             ("shared_id", self.shared_id),
             ("oversized", self.oversized),
+            ("unproven", self.unproven),
             ("too_many_peers", self.too_many_peers),
         ]
         .into_iter()
@@ -82,6 +85,7 @@ impl ExchangeCounters {
             Dropped::Refused(Refused::Replayed) => &mut self.replayed,
             Dropped::Refused(Refused::Own) => &mut self.own,
             Dropped::Refused(Refused::SharedId) => &mut self.shared_id,
+            Dropped::Refused(Refused::Unproven) => &mut self.unproven,
             Dropped::Refused(Refused::TooManyPeers) => &mut self.too_many_peers,
         };
         *counter += 1;

@@ -17,12 +17,12 @@ use std::time::Duration;
 
 pub use counters::ExchangeCounters;
 pub use key::{Key, KeyError};
-pub use seal::Keyring;
+pub use seal::{Keyring, OpenError};
 pub use socket::{Audience, Interface, SocketError};
 
 use crate::cluster::{
-    Cluster, Destination, Event, Invalid, MAX_ENCODED, Message, OwnState, ServerId, Timestamp,
-    Timing, Transmit,
+    Cluster, Destination, Event, Invalid, MAX_ENCODED, Message, OwnState, Refused, ServerId,
+    Timestamp, Timing, Transmit,
 };
 use counters::Dropped;
 use socket::{MOST_WAITING, Socket};
@@ -37,6 +37,9 @@ const RENEWAL: Duration = Duration::from_mins(1);
 /// Goodbyes, and the time between them: datagrams get lost.
 const GOODBYES: u32 = 3;
 const GOODBYE_GAP: Duration = Duration::from_millis(10);
+
+/// How long a stranger that speaks another version or has another key is remembered.
+const STRANGENESS: Duration = Duration::from_mins(1);
 
 /// Where and under which keys servers talk.
 pub struct Options {
@@ -54,6 +57,8 @@ pub struct Exchange {
     socket: Socket,
     keyring: Keyring,
     counters: ExchangeCounters,
+    /// The last that came from a balancer which can't be understood: when, from whom, why.
+    stranger: Option<(Timestamp, SocketAddr, OpenError)>,
     /// Whether the last datagram to each of the audience failed.
     failing: Vec<bool>,
     renewal: Timestamp,
@@ -69,6 +74,7 @@ impl Exchange {
             cluster,
             keyring: options.keyring,
             counters: ExchangeCounters::default(),
+            stranger: None,
             failing: vec![false; socket.audience().len()],
             socket,
             renewal: clock::monotonic() + RENEWAL,
@@ -129,6 +135,18 @@ impl Exchange {
         self.cluster.set_timing(timing);
     }
 
+    /// Goes by other keys from now on.
+    pub fn set_keyring(&mut self, keyring: Keyring) {
+        self.keyring = keyring;
+    }
+
+    /// The balancer that was heard last among those that speak another version or have another key, if that was within
+    /// the last minute, and which of the two. Anybody can pretend to be one: it's only worth a warning.
+    pub fn stranger(&self) -> Option<(SocketAddr, OpenError)> {
+        let (heard, from, why) = self.stranger?;
+        (clock::monotonic().since(heard) < STRANGENESS).then_some((from, why))
+    }
+
     /// What is known of the cluster.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
@@ -176,7 +194,11 @@ impl Exchange {
     }
 
     fn drop_datagram(&mut self, why: &Dropped, from: SocketAddr) {
-        if self.counters.dropped(why) == 1 {
+        if let Dropped::Open(why @ (OpenError::Version(_) | OpenError::UnknownKey)) = why {
+            self.stranger = Some((clock::monotonic(), from, *why));
+        }
+        let first = self.counters.dropped(why) == 1;
+        if first && !matches!(why, Dropped::Refused(Refused::Unproven)) {
             info!("dropped a datagram from {from}: {why}; more of this kind are only counted");
         }
     }

@@ -20,7 +20,7 @@ use super::key::Key;
 pub const OVERHEAD: usize = HEADER + 16;
 
 const MAGIC: [u8; 4] = *b"BLNC";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 mod field {
     use super::Range;
@@ -47,7 +47,9 @@ pub enum OpenError {
     #[error("not a datagram of a balancer")]
     Garbage,
     /// Of a balancer that seals in another way.
-    #[error("sealed in the manner of version {0}, this is version {VERSION}")]
+    #[error(
+        "of another version of balancer, which speaks version {0} of the exchange; this one speaks {VERSION}"
+    )]
     Version(u8),
     /// Sealed with a key that isn't on this ring.
     #[error("sealed with an unknown key")]
@@ -189,7 +191,7 @@ mod tests {
         assert_eq!(ring(1, &[]).open(b""), Err(OpenError::Garbage));
         assert_eq!(ring(1, &[]).open(&good[..HEADER]), Err(OpenError::BadSeal));
         assert_eq!(changed(0, b'X'), Err(OpenError::Garbage));
-        assert_eq!(changed(4, 2), Err(OpenError::Version(2)));
+        assert_eq!(changed(4, 9), Err(OpenError::Version(9)));
         assert_eq!(changed(6, 1), Err(OpenError::Garbage));
         assert_eq!(changed(8, good[8] ^ 1), Err(OpenError::UnknownKey));
         assert_eq!(changed(12, good[12] ^ 1), Err(OpenError::BadSeal));

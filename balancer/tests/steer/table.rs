@@ -254,5 +254,6 @@ fn report(server: ServerId) -> Report {
         draining: false,
         guests: Vec::new(),
         leaving: false,
+        answers: Vec::new(),
     }
 }
