@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
+use super::table::duration;
 use crate::config::Config;
 
 /// Check a configuration file
@@ -28,10 +29,13 @@ impl CheckConfig {
                 service.levels.overload,
                 service.levels.margin,
                 service.levels.policy.name(),
-                if service.check.is_some() {
-                    "; checked"
-                } else {
-                    "; no check"
+                match &service.check {
+                    Some(check) => format!(
+                        "; checked by {} each {}",
+                        check.kind,
+                        duration(check.every.as_millis() as u64)
+                    ),
+                    None => "; no check".to_owned(),
                 },
             );
         }

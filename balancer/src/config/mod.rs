@@ -1,6 +1,6 @@
 //! The configuration: what the file and the flags say, checked, and in types that hold nothing invalid.
 //!
-//! `value`, `level`, `ports`, `check` and `service` have the parts with their texts, `file` the layout of the TOML
+//! `value`, `target`, `level`, `ports`, `check` and `service` have the parts with their texts, `file` the layout of the TOML
 //! file, `spec` that of `--service`.
 
 mod check;
@@ -10,6 +10,7 @@ mod level;
 mod ports;
 mod service;
 mod spec;
+mod target;
 mod value;
 
 #[cfg(test)]
@@ -25,12 +26,13 @@ use std::{
 use crate::cluster::Timing;
 
 pub use self::{
-    check::{Check, CheckKind},
+    check::{Check, CheckKind, CommandLine, Step},
     error::ConfigError,
     level::{Level, Levels, Margin, Policy, PolicyName},
     ports::{PortRange, Protocol},
     service::{Affinity, Service},
     spec::ServiceSpec,
+    target::{Host, Pattern, Query},
     value::{Identity, InterfaceName, Interval, Name, ValueError},
 };
 

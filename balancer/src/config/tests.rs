@@ -4,6 +4,8 @@ use super::*;
 
 mod refused;
 
+const CHECKS: &str = include_str!("../../../examples/checks.toml");
+
 const EXAMPLE: &str = include_str!("../../../balancer.toml.example");
 
 /// Every key, none with its default.
@@ -57,6 +59,27 @@ fn levels(overload: &str, margin: &str, policy: Policy) -> Levels {
 }
 
 #[test]
+fn examples_of_checks_are_right() {
+    let config = parse(CHECKS).unwrap();
+    let kinds: Vec<_> = config
+        .services
+        .iter()
+        .map(|service| service.check.as_ref().unwrap().kind.to_string())
+        .collect();
+    let expected = [
+        "http://127.0.0.1/",
+        "https://127.0.0.1/",
+        "tls 127.0.0.1:8443",
+        "tcp 127.0.0.1:25",
+        "tcp 127.0.0.1:21",
+        "tcp 127.0.0.1:6379",
+        "dns 127.0.0.1:53 for www.example.com. A",
+        "/bin/sh",
+    ];
+    assert_eq!(kinds, expected);
+}
+
+#[test]
 fn every_key_has_its_effect() {
     let expected = Config {
         server: Server {
@@ -86,7 +109,10 @@ fn every_key_has_its_effect() {
                 affinity: Affinity::Flow,
                 levels: levels("60%", "12.5%", Policy::LeastLoad),
                 check: Some(Check {
-                    kind: CheckKind::Http("http://127.0.0.1:80/healthz".parse().unwrap()),
+                    kind: CheckKind::Http {
+                        url: "http://127.0.0.1:80/healthz".parse().unwrap(),
+                        host: None,
+                    },
                     every: Duration::from_secs(2),
                     timeout: Duration::from_millis(200),
                     rise: 1,
@@ -100,7 +126,10 @@ fn every_key_has_its_effect() {
                 affinity: Affinity::Flow,
                 levels: levels("70%", "5%", Policy::RoundRobin),
                 check: Some(Check {
-                    kind: CheckKind::Tcp("127.0.0.1:30000".parse().unwrap()),
+                    kind: CheckKind::Tcp {
+                        address: "127.0.0.1:30000".parse().unwrap(),
+                        dialog: Vec::new(),
+                    },
                     every: Duration::from_secs(1),
                     timeout: Duration::from_millis(500),
                     rise: 2,

@@ -14,6 +14,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
+use self::probe::Probe;
 use self::verdict::Verdict;
 use crate::config::{Check, Service};
 
@@ -76,12 +77,13 @@ impl Monitor {
 /// Carries out one check for ever, never twice at a time: one that takes longer than `check.every` puts off the next.
 async fn watch(service: usize, check: Check, changes: mpsc::UnboundedSender<Change>) {
     let mut verdict = Verdict::new(check.rise, check.fall);
+    let mut probe = Probe::new(check.kind);
     let mut ticks = interval(check.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         sleep(jitter(check.every)).await;
-        let answer = probe::ask(&check.kind, check.timeout).await;
+        let answer = probe.ask(check.timeout).await;
         if let Some(healthy) = verdict.record(answer.is_ok()) {
             let reason = answer.unwrap_or_else(|error| error.to_string());
             let change = Change {

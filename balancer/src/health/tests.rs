@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::ask::READ_MAX;
 use crate::config::Config;
 
 /// Longer than anything here takes on a busy machine.
@@ -65,7 +66,8 @@ fn check(check: &str) -> Check {
 }
 
 async fn ask(text: &str) -> Result<String, String> {
-    probe::ask(&check(text).kind, LONG)
+    Probe::new(check(text).kind)
+        .ask(LONG)
         .await
         .map_err(|error| error.to_string())
 }
@@ -119,7 +121,7 @@ async fn http_check_fails_on_what_is_no_answer() {
         Err("no connection: Connection refused (os error 111)".into())
     );
 
-    let huge_head = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(probe::READ_MAX));
+    let huge_head = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(READ_MAX));
     for (answer, message) in [
         (
             String::new(),
@@ -157,8 +159,8 @@ async fn no_check_takes_longer_than_its_limit() {
         }
     });
     for address in addresses {
-        let kind = check(&format!("http = \"http://{address}/\"")).kind;
-        let answer = timeout(LONG, probe::ask(&kind, SHORT)).await.unwrap();
+        let mut probe = Probe::new(check(&format!("http = \"http://{address}/\"")).kind);
+        let answer = timeout(LONG, probe.ask(SHORT)).await.unwrap();
         assert_eq!(answer.unwrap_err().to_string(), "took longer than 300 ms");
     }
 }

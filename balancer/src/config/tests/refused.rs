@@ -302,11 +302,11 @@ fn checks() {
         &[
             (
                 "check = {}",
-                r#"4:9: a check is of exactly one kind: write either tcp = "127.0.0.1:80" or http = "http://127.0.0.1:80/""#,
+                r#"4:9: a check is of exactly one kind: write one of tcp, tls, http, https, dns and command, as in tcp = "127.0.0.1:80" or http = "http://127.0.0.1:80/""#,
             ),
             (
                 r#"check = { tcp = "127.0.0.1:80", http = "http://127.0.0.1/" }"#,
-                r#"4:9: a check is of exactly one kind: write either tcp = "127.0.0.1:80" or http = "http://127.0.0.1:80/""#,
+                r#"4:9: a check is of exactly one kind: write one of tcp, tls, http, https, dns and command, as in tcp = "127.0.0.1:80" or http = "http://127.0.0.1:80/""#,
             ),
             (
                 r#"check = { tcp = "localhost" }"#,
@@ -314,19 +314,19 @@ fn checks() {
             ),
             (
                 r#"check = { http = "https://127.0.0.1/" }"#,
-                r#"4:18: "https://127.0.0.1/" is not a URL to check: write http://HOST:PORT/PATH, as in "http://127.0.0.1:80/healthz" (https can't be checked yet)"#,
+                r#"4:18: "https://127.0.0.1/" is not a URL to ask: write http://HOST:PORT/PATH, as in "http://127.0.0.1:80/healthz""#,
             ),
             (
                 r#"check = { http = "http://127.0.0.1:99999/" }"#,
-                r#"4:18: "http://127.0.0.1:99999/" is not a URL to check: write http://HOST:PORT/PATH, as in "http://127.0.0.1:80/healthz" (https can't be checked yet)"#,
+                r#"4:18: "http://127.0.0.1:99999/" is not a URL to ask: write http://HOST:PORT/PATH, as in "http://127.0.0.1:80/healthz""#,
             ),
             (
                 r#"check = { http = "http://me:secret@127.0.0.1/" }"#,
-                r#"4:18: "http://me:secret@127.0.0.1/" is not a URL to check: write http://HOST:PORT/PATH, as in "http://127.0.0.1:80/healthz" (https can't be checked yet)"#,
+                r#"4:18: "http://me:secret@127.0.0.1/" is not a URL to ask: write http://HOST:PORT/PATH, as in "http://127.0.0.1:80/healthz""#,
             ),
             (
                 r#"check = { http = "/healthz" }"#,
-                r#"4:18: "/healthz" is not a URL to check: write http://HOST:PORT/PATH, as in "http://127.0.0.1:80/healthz" (https can't be checked yet)"#,
+                r#"4:18: "/healthz" is not a URL to ask: write http://HOST:PORT/PATH, as in "http://127.0.0.1:80/healthz""#,
             ),
             (
                 r#"check = { tcp = "127.0.0.1:80", rise = 0 }"#,
@@ -335,6 +335,79 @@ fn checks() {
             (
                 r#"check = { tcp = "127.0.0.1:80", every = "1h" }"#,
                 r#"4:41: "1h" is not a time from 10ms to 60s: write a whole number and ms, s or m, as in "500ms""#,
+            ),
+        ],
+    );
+}
+
+#[test]
+fn what_a_check_says() {
+    refused(
+        WWW,
+        &[
+            (
+                r#"check = { https = "http://127.0.0.1/" }"#,
+                r#"4:19: "http://127.0.0.1/" is not a URL to ask: write https://HOST:PORT/PATH, as in "https://127.0.0.1:443/healthz""#,
+            ),
+            (
+                r#"check = { tls = "127.0.0.1:443", host = "www example" }"#,
+                r#"4:41: "www example" is not a host name: write the one that clients use, as in "www.example.com""#,
+            ),
+            (
+                r#"check = { tcp = "127.0.0.1:25", host = "www.example.com" }"#,
+                "4:40: host goes with http, https and tls: leave it out here",
+            ),
+            (
+                r#"check = { http = "http://127.0.0.1/", dialog = [{ expect = "x" }] }"#,
+                "4:48: dialog goes with tcp and tls: leave it out here",
+            ),
+            (
+                r#"check = { tcp = "127.0.0.1:53", query = "example.com" }"#,
+                "4:41: query goes with dns: leave it out here",
+            ),
+            (
+                r#"check = { tcp = "127.0.0.1:25", dialog = [] }"#,
+                "4:42: a dialog has 1 to 32 steps, this one has 0",
+            ),
+            (
+                r#"check = { tcp = "127.0.0.1:25", dialog = [{ expect = "x", send = "y" }] }"#,
+                r#"4:43: a step either sends or expects: write { send = "QUIT\r\n" } or { expect = '^220 ' }"#,
+            ),
+            (
+                r#"check = { tcp = "127.0.0.1:25", dialog = ["QUIT"] }"#,
+                r#"4:43: invalid type: string "QUIT", expected a step: write it in braces, as in { send = "QUIT\r\n" } or { expect = '^220 ' }"#,
+            ),
+            (
+                r#"check = { tcp = "127.0.0.1:25", dialog = [{ expect = "(" }] }"#,
+                r#"4:54: "(" is not a regular expression for what the server says: as in '^220 ', or '^\+PONG'"#,
+            ),
+            (
+                r#"check = { dns = "127.0.0.1:53" }"#,
+                r#"4:9: a dns check asks for a name: add one, as in query = "www.example.com""#,
+            ),
+            (
+                r#"check = { dns = "127.0.0.1:53", query = "example..com" }"#,
+                r#"4:41: "example..com" is not a query: write a name, and the type of the record if it isn't A (NS, CNAME, SOA, MX, TXT, AAAA or SRV), as in "www.example.com" or "example.com SOA""#,
+            ),
+            (
+                r#"check = { dns = "127.0.0.1:53", query = "example.com ANY" }"#,
+                r#"4:41: "example.com ANY" is not a query: write a name, and the type of the record if it isn't A (NS, CNAME, SOA, MX, TXT, AAAA or SRV), as in "www.example.com" or "example.com SOA""#,
+            ),
+            (
+                "check = { command = [] }",
+                r#"4:21: this command is empty: write a program and what it is told, as in ["/usr/local/bin/check", "www"]"#,
+            ),
+            (
+                r#"check = { command = "/bin/true" }"#,
+                r#"4:21: invalid type: string "/bin/true", expected a list: write it in brackets"#,
+            ),
+            (
+                r#"check = { command = ["true"] }"#,
+                r#"4:22: "true" is not a program: write its whole path, as in ["/usr/local/bin/check", "www"]. No shell reads it; if it takes one, write ["/bin/sh", "-c", "..."]"#,
+            ),
+            (
+                r#"check = { command = ["/bin/echo", "a\u0000b"] }"#,
+                r#"4:35: "a\0b" is not an argument of a command: write it without a zero byte"#,
             ),
         ],
     );
