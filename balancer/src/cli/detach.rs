@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use clap::Args;
 
-use super::{Instance, block_on};
+use super::{Instance, OTHER_ANSWER, block_on};
 use crate::config::InterfaceName;
 use crate::control::{self, Answer, Request};
 use crate::daemon;
@@ -28,7 +28,7 @@ impl Detach {
             .collect();
         match control::ask(&instance.control, &Request::Detach(names.clone()))? {
             Some(Answer::Done) => return Ok(()),
-            Some(_) => bail!("the daemon gave another answer: is it of another version?"),
+            Some(_) => bail!(OTHER_ANSWER),
             None => {}
         }
         let attached = datapath::attached(&instance.pin_dir)?;

@@ -3,6 +3,7 @@
 mod attach;
 mod check_config;
 mod detach;
+mod drain;
 mod explain;
 mod flows;
 mod keygen;
@@ -36,6 +37,9 @@ pub struct Cli {
     instance: Instance,
 }
 
+const OTHER_ANSWER: &str =
+    "the daemon answered something else than was asked for: is it of another version?";
+
 /// Which daemon a command is for. Only servers with several daemons need these.
 #[derive(Args)]
 struct Instance {
@@ -63,6 +67,10 @@ enum Command {
     Attach(attach::Attach),
     /// Stop balancing on interfaces and leave the host as it was
     Detach(detach::Detach),
+    /// Send new connections to peers; open ones go on to their ends
+    Drain(drain::DrainCommand),
+    /// Take new connections again
+    Undrain,
     /// This server: load, services, peers, counters
     Status(status::StatusCommand),
     /// The other servers
@@ -89,6 +97,8 @@ impl Cli {
         match self.command {
             Command::Attach(command) => command.run(instance),
             Command::Detach(command) => command.run(&instance),
+            Command::Drain(command) => command.run(&instance),
+            Command::Undrain => drain::undrain(&instance),
             Command::Status(command) => command.run(&instance),
             Command::Peers(command) => command.run(&instance),
             Command::Services(command) => command.run(&instance),
@@ -130,11 +140,24 @@ fn end_with_the_reader() {
 impl Instance {
     /// The daemon's status.
     fn status(&self) -> Result<Status> {
-        match control::ask(&self.control, &Request::Status)? {
-            Some(Answer::Status(status)) => Ok(*status),
-            Some(_) => {
-                bail!("the daemon gave another answer than its status: is it of another version?")
-            }
+        match self.ask(&Request::Status)? {
+            Answer::Status(status) => Ok(*status),
+            _ => bail!(OTHER_ANSWER),
+        }
+    }
+
+    /// Has the daemon do something.
+    fn command(&self, request: &Request) -> Result<()> {
+        match self.ask(request)? {
+            Answer::Done => Ok(()),
+            _ => bail!(OTHER_ANSWER),
+        }
+    }
+
+    /// Asks the daemon, which must run.
+    fn ask(&self, request: &Request) -> Result<Answer> {
+        match control::ask(&self.control, request)? {
+            Some(answer) => Ok(answer),
             None if self.pin_dir.join("PEERS").exists() => bail!(
                 "no balancer is running, but its programs are attached and go on with what they have ({}): start it again \
                  with `balancer attach IFACE`, or remove them with `balancer detach IFACE`",

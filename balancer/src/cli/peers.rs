@@ -56,7 +56,11 @@ fn row(peer: &Peer) -> Vec<String> {
     let identities: Vec<_> = peer.identities.iter().map(ToString::to_string).collect();
     vec![
         peer.name.clone(),
-        peer.status.name().into(),
+        format!(
+            "{}{}",
+            peer.status.name(),
+            if peer.draining { ", draining" } else { "" }
+        ),
         peer.address.to_string(),
         loads.join(" / "),
         format!("{} ago", duration(peer.age_ms)),

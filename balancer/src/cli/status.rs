@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::table::{counters, duration, percent};
-use super::{Instance, peers, services, show};
+use super::{Instance, drain, peers, services, show};
 use crate::control::status::Status;
 
 /// This server: load, services, peers, counters
@@ -41,6 +41,13 @@ fn text(status: &Status) -> String {
         duration(status.period_ms),
         duration(status.timeout_ms),
     );
+    if let Some(drain) = &status.drain {
+        text += &format!(
+            "DRAINING for {}; left: {}\n",
+            duration(drain.for_ms),
+            drain::left(drain)
+        );
+    }
     for warning in &status.warnings {
         text += &format!("WARNING: {warning}\n");
     }

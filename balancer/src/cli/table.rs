@@ -45,6 +45,11 @@ pub fn duration(milliseconds: u64) -> String {
     }
 }
 
+/// How many of something, as in `1 connection`, `2 connections`.
+pub fn plural(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// The counters that aren't 0, as in `steered 12, local 3`.
 pub fn counters(all: &BTreeMap<String, u64>) -> String {
     let counted: Vec<_> = all

@@ -19,6 +19,8 @@ pub const DEFAULT_PATH: &str = "/run/balancer/control.sock";
 pub enum Request {
     /// How the server and its cluster are.
     Status,
+    /// Send new connections to peers, or take them again.
+    Drain(bool),
     /// Leave these interfaces, which must be all, and end.
     Detach(Vec<String>),
 }

@@ -27,6 +27,8 @@ pub struct Status {
     pub period_ms: u64,
     /// Silence that makes a peer off-line.
     pub timeout_ms: u64,
+    /// What is left to wait for, if it drains.
+    pub drain: Option<Drain>,
     /// The interfaces that it is attached to.
     pub interfaces: Vec<Interface>,
     /// The identities that it holds.
@@ -41,6 +43,23 @@ pub struct Status {
     pub exchange: BTreeMap<String, u64>,
     /// What an operator should know of.
     pub warnings: Vec<String>,
+}
+
+/// A server that drains. It may be switched off once that has `ended`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Since it began.
+    pub for_ms: u64,
+    /// Connections open here or in the making, of all services.
+    pub connections: u64,
+    /// Connections open on peers that are addressed to this server and come by way of it.
+    pub steered: u64,
+    /// Peers that have not counted those yet.
+    pub unheard: Vec<String>,
+    /// This server has not steered a new connection for so long that the last one is in a peer's count.
+    pub settled: bool,
+    /// Nothing is left.
+    pub ended: bool,
 }
 
 /// An interface that balancer is attached to.
@@ -94,6 +113,8 @@ pub struct Peer {
     pub id: String,
     /// What is thought of it.
     pub status: PeerStatus,
+    /// Whether it takes no new flows.
+    pub draining: bool,
     /// Where its reports come from.
     pub address: IpAddr,
     /// Its Ethernet address on the link that it shares with this server.

@@ -12,14 +12,15 @@ use crate::health::Monitor;
 impl Running {
     /// Answers a command. To who detached it the answer is due when everything is undone.
     pub(super) fn on_question(
-        &self,
-        prepared: &Prepared,
+        &mut self,
+        prepared: &mut Prepared,
         question: Question,
     ) -> Option<oneshot::Sender<Answer>> {
         let result = match question.request {
             Request::Status => {
                 report::status(self, prepared).map(|status| Answer::Status(Box::new(status)))
             }
+            Request::Drain(on) => self.set_drain(prepared, on).map(|()| Answer::Done),
             Request::Detach(names) => match self.may_detach(&names) {
                 Ok(()) => return Some(question.answer),
                 Err(error) => Err(error),

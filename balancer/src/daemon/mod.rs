@@ -1,10 +1,12 @@
 //! The daemon: brings everything up, keeps it in step with the cluster, takes everything down again.
 //!
 //! `prepare` checks and opens what it needs, `start` brings it up, `running` is its life, of which `peers` and `commands` are
-//! parts; `services` is what it knows of its services, `probes` how it finds out whether a silent peer's host lives, `report`
+//! parts, as is `drain`; `guests` counts for peers that drain; `services` is what it knows of its services, `probes` how it finds out whether a silent peer's host lives, `report`
 //! what it tells of itself.
 
 mod commands;
+mod drain;
+mod guests;
 mod peers;
 mod prepare;
 mod probes;
@@ -56,6 +58,11 @@ pub async fn run(options: Options) -> Result<()> {
     let adopted = prepared.host.has_adopted();
     match Running::run(&mut prepared).await {
         Ok(waiting) => {
+            if waiting.is_some()
+                && let Err(error) = drain::forget(&prepared.options.pin_dir)
+            {
+                log::error!("the next balancer here will drain: {error:#}");
+            }
             let restored = if persist && waiting.is_none() {
                 log::info!("everything is left in place (--persist); new flows stay here until balancer is back");
                 Ok(())
@@ -89,6 +96,7 @@ pub async fn run(options: Options) -> Result<()> {
 /// Undoes what a daemon left that was killed, or that was told to leave it.
 pub async fn restore(pin_dir: &Path) -> Result<()> {
     let host = prepare::open_host(pin_dir).await?;
+    drain::forget(pin_dir)?;
     host.restore()
         .await
         .context("not everything on this host is as it was before")

@@ -173,13 +173,15 @@ impl Drop for NewKey {
 
 /// The host, with the undo journal of the instance that has its pins in `pin_dir`.
 pub async fn open_host(pin_dir: &Path) -> Result<Host> {
-    Host::open(&journal(pin_dir))
+    Host::open(&state_file(pin_dir, "undo"))
         .await
         .with_context(|| format!("cannot use {}", pin_dir.display()))
 }
 
+/// A file, with this extension, of what the instance that has its pins in `pin_dir` leaves to the next one.
+///
 /// No two directories have the same: `-` stands for `/`, and what is no letter, digit, dot or underscore is written `%2d`.
-fn journal(pin_dir: &Path) -> PathBuf {
+pub fn state_file(pin_dir: &Path, extension: &str) -> PathBuf {
     let mut name = String::new();
     for part in pin_dir.components() {
         let (Component::Normal(_) | Component::ParentDir) = part else {
@@ -196,7 +198,7 @@ fn journal(pin_dir: &Path) -> PathBuf {
             }
         }
     }
-    Path::new(run_dir::DEFAULT).join(name + ".undo")
+    Path::new(run_dir::DEFAULT).join(format!("{name}.{extension}"))
 }
 
 fn on_bpffs(dir: &Path) -> bool {
@@ -329,7 +331,8 @@ mod tests {
 
     #[test]
     fn each_pin_directory_has_a_journal_of_its_own() {
-        let name = |pin_dir: &str| journal(Path::new(pin_dir)).display().to_string();
+        let file = |pin_dir: &str| state_file(Path::new(pin_dir), "undo");
+        let name = |pin_dir: &str| file(pin_dir).display().to_string();
         assert_eq!(
             name("/sys/fs/bpf/balancer"),
             "/run/balancer/sys-fs-bpf-balancer.undo"

@@ -27,6 +27,7 @@ pub fn status(running: &Running, prepared: &Prepared) -> Result<Status> {
         pin_dir: options.pin_dir.display().to_string(),
         period_ms: timing.period.as_millis() as u64,
         timeout_ms: timing.timeout().as_millis() as u64,
+        drain: running.drain_status(prepared)?,
         interfaces: running
             .interfaces
             .iter()
@@ -92,6 +93,7 @@ fn peer(running: &Running, peer: &cluster::Peer) -> Result<Peer> {
         name: report.name.clone(),
         id: report.server.to_string(),
         status: peer.status,
+        draining: report.draining,
         address: peer.from.ip(),
         mac: mac
             .filter(|mac| *mac != [0; 6])

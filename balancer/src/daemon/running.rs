@@ -8,6 +8,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
+use super::drain::Drain;
+use super::guests::GuestCounts;
 use super::prepare::Prepared;
 use super::services::Services;
 use super::warnings::Warnings;
@@ -34,6 +36,8 @@ pub struct Running {
     pub(super) interfaces: Vec<(Interface, XdpState)>,
     pub(super) table: PeerTable,
     pub(super) services: Services,
+    pub(super) drain: Drain,
+    pub(super) guests: GuestCounts,
     pub(super) started: Timestamp,
     pub(super) warnings: Warnings,
     pub(super) settings: Settings,
@@ -119,7 +123,9 @@ impl Running {
     }
 
     async fn on_tick(&mut self, prepared: &mut Prepared) -> Result<()> {
+        self.guests.finish().await?;
         self.report(prepared)?;
+        self.review_drain()?;
         let now = clock::monotonic();
         if now.since(self.reviewed) < REVIEW {
             return Ok(());
@@ -127,6 +133,8 @@ impl Running {
         self.reviewed = now;
         self.warn_of_stranger(prepared);
         self.services.review_sockets(&mut self.datapath.maps)?;
+        let services = self.services.iter().map(|life| &life.config);
+        self.guests.begin(prepared.exchange.cluster(), services);
         // What failed is tried again, and an address that this host has got since is let go.
         self.set_foreign(prepared).await?;
         // Peers that a predecessor steered flows to, and that nobody has heard of since: do their hosts live?
@@ -142,9 +150,11 @@ impl Running {
 
     /// Samples own load into the maps, and tells the exchange how this server is.
     pub(super) fn report(&mut self, prepared: &mut Prepared) -> Result<()> {
-        let services = self
-            .services
-            .sample(&mut self.datapath.maps, clock::monotonic())?;
+        let services = self.services.sample(
+            &mut self.datapath.maps,
+            self.drain.is_active(),
+            clock::monotonic(),
+        )?;
         let own = OwnState {
             links: prepared
                 .interfaces
@@ -157,8 +167,8 @@ impl Running {
             services,
             identities: prepared.identity_reports(),
             // It takes no flows for addresses that it could not get.
-            draining: self.foreign_pending,
-            guests: Vec::new(),
+            draining: self.foreign_pending || self.drain.is_active(),
+            guests: self.guests.last(),
         };
         // Before it speaks, a new server hears who is there: from its first report on it must have their addresses.
         let told = if clock::monotonic().since(self.started) < HEARING {

@@ -31,7 +31,7 @@ pub struct ServiceLife {
 
 impl Services {
     /// Enters the configured services in the maps, where a predecessor may have left its own.
-    pub fn start(maps: &mut Maps, config: &Config, now: Timestamp) -> Result<Self> {
+    pub fn start(maps: &mut Maps, config: &Config, draining: bool, now: Timestamp) -> Result<Self> {
         let services = (0..)
             .zip(&config.services)
             .map(|(index, service)| {
@@ -54,13 +54,18 @@ impl Services {
             services,
             sampler: Sampler::new(config.load.cpu.basis_points()),
         };
-        services.sample(maps, now)?;
+        services.sample(maps, draining, now)?;
         Ok(services)
     }
 
     /// The services, in the order of the map SERVICES.
     pub fn iter(&self) -> impl Iterator<Item = &ServiceLife> {
         self.services.iter()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.services.len() as u32
     }
 
     /// Goes by another configuration of the same services. One whose check differs counts as healthy until that says
@@ -86,15 +91,20 @@ impl Services {
         service.health = change.reason;
     }
 
-    /// Samples own load into the maps. Returns what peers are told.
-    pub fn sample(&mut self, maps: &mut Maps, now: Timestamp) -> Result<Vec<OwnService>> {
+    /// Samples own load into the maps. Returns what peers are told. `draining`: new connections are to go to peers.
+    pub fn sample(
+        &mut self,
+        maps: &mut Maps,
+        draining: bool,
+        now: Timestamp,
+    ) -> Result<Vec<OwnService>> {
         let sample = self.sampler.sample(now)?;
         let mut reports = Vec::new();
         for (index, service) in (0..).zip(&mut self.services) {
             let connections = maps.connections.get(&index, 0)?;
             let state = ServiceState {
                 sample,
-                ready: service.healthy,
+                ready: service.healthy && !draining,
                 uncounted: service.uncounted.lacking(),
                 given_up: service.handshakes.given_up(now, &connections),
             };

@@ -3,6 +3,8 @@
 use anyhow::Result;
 use tokio::sync::mpsc;
 
+use super::drain::Drain;
+use super::guests::GuestCounts;
 use super::prepare::Prepared;
 use super::running::Running;
 use super::services::Services;
@@ -28,7 +30,8 @@ impl Running {
         let mut datapath = Datapath::load(&pin_dir)?;
         let now = clock::monotonic();
         let config = &prepared.options.config;
-        let services = Services::start(&mut datapath.maps, config, now)?;
+        let drain = Drain::resume(&pin_dir, now)?;
+        let services = Services::start(&mut datapath.maps, config, drain.is_active(), now)?;
         let held = prepared.held();
         let table = PeerTable::adopt(
             &mut datapath.maps,
@@ -47,6 +50,8 @@ impl Running {
             interfaces: Vec::new(),
             table,
             services,
+            drain,
+            guests: GuestCounts::default(),
             started: now,
             warnings: Warnings::default(),
             settings,

@@ -10,7 +10,7 @@ use anyhow::Result;
 use balancer_common::types::Connections;
 
 pub use self::cpu::Cpu;
-pub use self::sockets::established;
+pub use self::sockets::{each_open, established};
 
 use crate::cluster::Timestamp;
 

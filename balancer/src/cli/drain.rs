@@ -1,0 +1,115 @@
+//! `balancer drain` and `balancer undrain`.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use super::Instance;
+use super::table::plural;
+use crate::control::Request;
+use crate::control::status::{Drain, Status};
+
+/// From one look to the next.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Send new connections to peers; open ones go on to their ends
+///
+/// Once nothing is left, this server may be switched off. A drain outlasts the daemon, but neither `balancer detach` nor a
+/// reboot. Where no peer can take a connection, this server goes on serving them.
+#[derive(Args)]
+pub struct DrainCommand {
+    /// Return once nothing is left: no connection open here, and none on a peer that comes by way of this server
+    #[arg(long)]
+    wait: bool,
+}
+
+impl DrainCommand {
+    pub fn run(&self, instance: &Instance) -> Result<()> {
+        instance.command(&Request::Drain(true))?;
+        let status = instance.status()?;
+        for warning in &status.warnings {
+            eprintln!("WARNING: {warning}");
+        }
+        println!("draining: new connections go to peers");
+        let mut drain = of(status)?;
+        let mut said = String::new();
+        loop {
+            let left = left(&drain);
+            if left != said {
+                println!("left: {left}");
+                said = left;
+            }
+            if !self.wait {
+                return Ok(());
+            }
+            if drain.ended {
+                println!("this server may be switched off");
+                return Ok(());
+            }
+            thread::sleep(PAUSE);
+            drain = of(instance.status()?)?;
+        }
+    }
+}
+
+pub fn undrain(instance: &Instance) -> Result<()> {
+    instance.command(&Request::Drain(false))?;
+    println!("this server takes new connections again");
+    Ok(())
+}
+
+/// What a drain waits for, in words.
+pub fn left(drain: &Drain) -> String {
+    if drain.ended {
+        return "nothing".into();
+    }
+    let mut parts = vec![
+        format!("{} here", plural(drain.connections, "connection")),
+        format!("{} on peers", drain.steered),
+    ];
+    if !drain.unheard.is_empty() {
+        parts.push(format!("what {} will count", drain.unheard.join(" and ")));
+    } else if !drain.settled && drain.connections == 0 && drain.steered == 0 {
+        parts.push("new ones came by way of this server in the last seconds".into());
+    }
+    parts.join(", ")
+}
+
+fn of(status: Status) -> Result<Drain> {
+    match status.drain {
+        Some(drain) => Ok(drain),
+        None => bail!("somebody has ended the drain (`balancer undrain`)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_what_is_left() {
+        let mut drain = Drain {
+            for_ms: 1_000,
+            connections: 1,
+            steered: 2,
+            unheard: vec!["web2".into(), "web3".into()],
+            settled: false,
+            ended: false,
+        };
+        assert_eq!(
+            left(&drain),
+            "1 connection here, 2 on peers, what web2 and web3 will count"
+        );
+        drain.unheard.clear();
+        assert_eq!(left(&drain), "1 connection here, 2 on peers");
+        (drain.connections, drain.steered) = (0, 0);
+        assert_eq!(
+            left(&drain),
+            "0 connections here, 0 on peers, new ones came by way of this server in the last seconds"
+        );
+        drain.ended = true;
+        assert_eq!(left(&drain), "nothing");
+    }
+}
