@@ -78,16 +78,18 @@ fn peers_send_nothing_to_a_server_that_drains() {
 #[test]
 fn a_drain_outlasts_the_daemon_but_not_a_detach() {
     let Some(mut lab) = Lab::new(2) else { return };
-    let before = lab.server(1).dump();
-    lab.start(WITHOUT_CPU, "native");
     let config = lab.config(WITHOUT_CPU);
+    let arguments = ["--config", config.as_str(), "--mode", "native"];
     let url = format!("http://{}/", lab.server(1).address());
+    lab.server_mut(2).attach(&arguments);
+    let before = lab.server(1).dump();
+    lab.server_mut(1).attach(&arguments);
+    lab.wait_for_peers();
     assert_eq!(lab.server(1).ask(&["drain"]).code, Some(0));
 
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         lab.server_mut(1).end_balancer(signal);
-        lab.server_mut(1)
-            .attach(&["--config", &config, "--mode", "native"]);
+        lab.server_mut(1).attach(&arguments);
         lab.wait_for_peers();
         assert!(!lab.server(1).status()["drain"].is_null(), "{signal}");
         until("its peer takes new ones", PATIENCE, || {
@@ -98,8 +100,7 @@ fn a_drain_outlasts_the_daemon_but_not_a_detach() {
     assert_eq!(lab.server(1).ask(&["detach", "eth0"]).code, Some(0));
     lab.server_mut(1).wait_for_end();
     similar(&lab.server(1).dump(), &before);
-    lab.server_mut(1)
-        .attach(&["--config", &config, "--mode", "native"]);
+    lab.server_mut(1).attach(&arguments);
     lab.wait_for_peers();
     assert!(lab.server(1).status()["drain"].is_null());
     assert_eq!(lab.client.curl(&url, &[]).server, "web1");
