@@ -15,10 +15,10 @@ fn a_drain_ends_when_nothing_is_left_here_and_on_peers() {
     let (web1, client) = (lab.server(1), &lab.client);
     let url = format!("http://{}/", web1.address());
 
-    let short = Held::open(client, web1.address(), 8, 6);
-    assert_eq!(short.served_by("web1"), 8);
-    let long = Held::open(client, web1.address(), 10, 12);
-    let steered = 10 - long.served_by("web1");
+    let kept = Held::open(client, web1.address(), 8, 6);
+    assert_eq!(kept.served_by("web1"), 8);
+    let later = Held::open(client, web1.address(), 10, 12);
+    let steered = 10 - later.served_by("web1");
     assert!(steered > 0);
 
     let log = lab.dir().join("logs/drain.log");
@@ -39,10 +39,10 @@ fn a_drain_ends_when_nothing_is_left_here_and_on_peers() {
     });
     assert!(web1.ask(&["status"]).output.contains("DRAINING for "));
 
-    short.finish();
+    kept.finish();
     assert!(drain.ended().is_none(), "{}", drain.log());
     assert!(left(web1).1 > 0, "{}", drain.log());
-    long.finish();
+    later.finish();
     let status = until_some("the drain ends", PATIENCE, || drain.ended());
     assert_eq!(status.code(), Some(0), "{}", drain.log());
     let said = drain.log();
