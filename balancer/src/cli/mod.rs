@@ -3,6 +3,7 @@
 mod attach;
 mod check_config;
 mod detach;
+mod doctor;
 mod drain;
 mod explain;
 mod flows;
@@ -81,6 +82,8 @@ enum Command {
     Flows(flows::Flows),
     /// What becomes of a new connection, step by step
     Explain(explain::Explain),
+    /// What of this host works for balancer, what doesn't, and what to do
+    Doctor(doctor::Doctor),
     /// Make a cluster key
     Keygen(keygen::Keygen),
     /// Check a configuration file
@@ -104,6 +107,7 @@ impl Cli {
             Command::Services(command) => command.run(&instance),
             Command::Flows(command) => command.run(&instance),
             Command::Explain(command) => command.run(&instance),
+            Command::Doctor(command) => command.run(instance),
             Command::Keygen(command) => command.run(),
             Command::CheckConfig(command) => command.run(),
         }

@@ -180,7 +180,7 @@ fn is_veth(link: &LinkMessage) -> bool {
     })
 }
 
-fn xdp_state(link: &LinkMessage) -> XdpState {
+pub(crate) fn xdp_state(link: &LinkMessage) -> XdpState {
     let attached = link
         .attributes
         .iter()

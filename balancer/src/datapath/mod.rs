@@ -111,8 +111,8 @@ impl Datapath {
             Mode::Generic => false,
             Mode::Auto if interface.veth => {
                 log::warn!(
-                    "{}: is a veth, where native mode needs settings at its other end that can't be seen from here: \
-                     attaching in generic mode. `--mode native` if you have set them (see the README)",
+                    "{0}: is a veth, where native mode needs settings at its other end: attaching in generic mode. \
+                     `balancer doctor {0} --mode native` says which; with them, `--mode native`",
                     interface.name
                 );
                 false
@@ -124,7 +124,8 @@ impl Datapath {
                 Ok(()) => return Ok(XdpState::Native),
                 Err(error) if mode == Mode::Native => {
                     return Err(error.context(format!(
-                        "cannot attach to {} in native mode. Its driver may lack XDP: try `--mode generic`",
+                        "cannot attach to {0} in native mode. `balancer doctor {0} --mode native` looks for the cause; \
+                         `--mode generic` works on any interface",
                         interface.name
                     )));
                 }
@@ -294,8 +295,8 @@ where
             log::debug!("the verifier on `{name}`:\n{verifier_log}");
             Err(io_error).with_context(|| {
                 format!(
-                    "the kernel refuses the BPF program `{name}`. balancer needs root and Linux 6.1 or later (this is {}); \
-                     the verifier's words are in the log with RUST_LOG=debug",
+                    "the kernel refuses the BPF program `{name}`. balancer needs root and Linux 6.1 or later (this is {}; \
+                     `balancer doctor` says more); the verifier's words are in the log with RUST_LOG=debug",
                     kernel_release()
                 )
             })

@@ -12,6 +12,12 @@ pub fn monotonic() -> Timestamp {
     Timestamp(0) + time.map_or(Duration::ZERO, Duration::from)
 }
 
+/// `CLOCK_REALTIME`: since the beginning of 1970. Nothing in the exchange goes by it.
+pub fn time_of_day() -> Duration {
+    let time = clock_gettime(ClockId::CLOCK_REALTIME);
+    time.map_or(Duration::ZERO, Duration::from)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
