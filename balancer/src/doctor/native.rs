@@ -18,7 +18,10 @@ pub fn mtu(link: &Link, card: &Card, mode: XdpState) -> Finding {
         XdpState::Native if mtu > PAGE_MTU && page => Finding::bad(
             "MTU",
             format!("{mtu}, and native mode takes {PAGE_MTU} at the most"),
-            format!("ip link set {name} mtu {PAGE_MTU}"),
+            match link.kind {
+                Kind::Veth(_) => format!("ip link set {name} mtu {PAGE_MTU} # at both ends"),
+                _ => format!("ip link set {name} mtu {PAGE_MTU}"),
+            },
         ),
         XdpState::Native if mtu > PAGE_MTU => Finding::warn(
             "MTU",
