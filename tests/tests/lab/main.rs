@@ -2,6 +2,7 @@
 //!
 //! They need root. Without it they are skipped, unless `BALANCER_REQUIRE_ROOT` is set.
 
+mod doctor;
 mod drain;
 mod explain;
 mod failure;
