@@ -7,9 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{Instance, block_on};
-use crate::config::{
-    CliOverrides, Config, ConfigError, Identity, InterfaceName, Name, ServiceSpec,
-};
+use crate::config::{CliOverrides, Identity, InterfaceName, Name, ServiceSpec, Source};
 use crate::daemon;
 use crate::datapath::Mode;
 
@@ -55,17 +53,10 @@ impl Attach {
             identities: self.identities,
             keys: self.key.into_iter().collect(),
         };
-        let file = self.config;
-        let read = move || -> Result<Config, ConfigError> {
-            let config = match &file {
-                Some(path) => Config::load(path)?,
-                None => Config::default(),
-            };
-            config.override_with(flags.clone())
-        };
+        let (source, config) = Source::open(self.config, flags)?;
         let options = daemon::Options {
-            config: read()?,
-            read: Box::new(read),
+            config,
+            source,
             mode: self.mode,
             pin_dir: instance.pin_dir,
             control: instance.control,

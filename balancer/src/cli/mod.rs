@@ -10,6 +10,7 @@ mod flows;
 mod keygen;
 mod peers;
 mod services;
+mod set;
 mod status;
 mod table;
 
@@ -68,6 +69,8 @@ enum Command {
     Attach(attach::Attach),
     /// Stop balancing on interfaces and leave the host as it was
     Detach(detach::Detach),
+    /// Change the configuration of the running daemon
+    Set(set::Set),
     /// Send new connections to peers; open ones go on to their ends
     Drain(drain::DrainCommand),
     /// Take new connections again
@@ -100,6 +103,7 @@ impl Cli {
         match self.command {
             Command::Attach(command) => command.run(instance),
             Command::Detach(command) => command.run(&instance),
+            Command::Set(command) => command.run(&instance),
             Command::Drain(command) => command.run(&instance),
             Command::Undrain => drain::undrain(&instance),
             Command::Status(command) => command.run(&instance),

@@ -26,10 +26,39 @@ pub enum ConfigError {
         message: String,
     },
     /// A running daemon can't change this.
-    #[error("{key} can't change while balancer runs: restart it for that")]
+    #[error("{key} can't change while balancer runs, since {reason}: restart it for that")]
     Fixed {
         /// The key.
         key: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Something that was to be set can't be.
+    #[error("{setting}: {message}")]
+    Setting {
+        /// As it was given.
+        setting: String,
+        /// What is wrong, and what to write instead.
+        message: String,
+    },
+    /// A text can't be edited.
+    #[error("cannot edit the configuration: {message}")]
+    Edit {
+        /// Why.
+        message: String,
+    },
+    /// There is nothing to save to.
+    #[error(
+        "cannot save: this balancer was started without a file (`balancer attach --config FILE`)"
+    )]
+    NoFile,
+    /// The file can't be written.
+    #[error("{}: cannot save the configuration: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// A flag of the command line says something that can't be.
     #[error("{flag}: {message}")]
@@ -39,6 +68,16 @@ pub enum ConfigError {
         /// What is wrong, and what to write instead.
         message: String,
     },
+}
+
+impl ConfigError {
+    /// Without the place, where that is no place of a file that anybody has.
+    pub(super) fn bare(self) -> String {
+        match self {
+            Self::Text { message, .. } => message,
+            other => other.to_string(),
+        }
+    }
 }
 
 /// What is wrong at one place of a text.

@@ -9,6 +9,8 @@ mod file;
 mod level;
 mod ports;
 mod service;
+mod setting;
+mod source;
 mod spec;
 mod target;
 mod value;
@@ -31,6 +33,8 @@ pub use self::{
     level::{Level, Levels, Margin, Policy, PolicyName},
     ports::{PortRange, Protocol},
     service::{Affinity, Service},
+    setting::{SHORT, Setting},
+    source::Source,
     spec::ServiceSpec,
     target::{Host, Pattern, Query},
     value::{Identity, InterfaceName, Interval, Name, ValueError},
@@ -144,11 +148,14 @@ pub struct CliOverrides {
 impl Config {
     /// Reads the file at `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        Self::parse(&Self::read(path)?, &path.display().to_string())
+    }
+
+    fn read(path: &Path) -> Result<String, ConfigError> {
+        fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
-        })?;
-        Self::parse(&text, &path.display().to_string())
+        })
     }
 
     /// Reads a file's text. `origin` is what errors call it.
@@ -162,21 +169,45 @@ impl Config {
     ///
     /// Names the first key that differs and can't change while running.
     pub fn may_become(&self, new: &Self) -> Result<(), ConfigError> {
+        const KNOWN: &str = "peers know this server by it";
+        const SOCKET: &str = "its socket is open";
+        const KERNEL: &str = "connections in the kernel go by them";
         let fixed = |config: &Self| {
+            let Self {
+                server, exchange, ..
+            } = config;
             let services: Vec<_> = config
                 .services
                 .iter()
                 .map(|service| (service.name.clone(), service.ports.clone()))
                 .collect();
-            let exchange = &config.exchange;
             [
-                ("server", format!("{:?}", config.server)),
+                ("server.name", KNOWN, server.name.to_string()),
+                (
+                    "server.interfaces",
+                    KERNEL,
+                    format!("{:?}", server.interfaces),
+                ),
+                (
+                    "server.identities",
+                    KERNEL,
+                    format!("{:?}", server.identities),
+                ),
                 (
                     "exchange.group or exchange.peers",
+                    SOCKET,
                     format!("{:?}", exchange.conversation),
                 ),
-                ("exchange.interface", format!("{:?}", exchange.interface)),
-                ("name or ports of a service", format!("{services:?}")),
+                (
+                    "exchange.interface",
+                    SOCKET,
+                    format!("{:?}", exchange.interface),
+                ),
+                (
+                    "name or ports of a service",
+                    KERNEL,
+                    format!("{services:?}"),
+                ),
             ]
         };
         let differs = fixed(self)
@@ -185,7 +216,7 @@ impl Config {
             .find(|(old, new)| old != new);
         match differs {
             None => Ok(()),
-            Some(((key, _), _)) => Err(ConfigError::Fixed { key }),
+            Some(((key, reason, _), _)) => Err(ConfigError::Fixed { key, reason }),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use toml_edit::value;
+
 use super::{
     level::{Level, Levels, Margin, PolicyName},
     ports::PortRange,
@@ -32,6 +34,27 @@ impl ServiceSpec {
             levels: levels.or(self.overload, self.margin, self.policy),
             check: None,
         }
+    }
+}
+
+impl ServiceSpec {
+    /// As the file would have it.
+    pub(super) fn table(&self) -> toml_edit::Table {
+        let mut table = toml_edit::Table::new();
+        let ports = self.ports.iter().map(ToString::to_string);
+        table["name"] = value(self.name.as_str());
+        table["ports"] = value(ports.collect::<toml_edit::Array>());
+        table["capacity"] = value(i64::from(self.capacity.0.get()));
+        if let Some(overload) = self.overload {
+            table["overload"] = value(overload.to_string());
+        }
+        if let Some(margin) = self.margin {
+            table["margin"] = value(margin.level().to_string());
+        }
+        if let Some(policy) = self.policy {
+            table["policy"] = value(policy.policy().name());
+        }
+        table
     }
 }
 

@@ -4,11 +4,14 @@ mod client;
 mod server;
 pub mod status;
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::client::ask;
 pub use self::server::{Question, Server};
 use self::status::Status;
+use crate::config::Setting;
 
 /// Where the socket is, if nothing says otherwise.
 pub const DEFAULT_PATH: &str = "/run/balancer/control.sock";
@@ -21,6 +24,8 @@ pub enum Request {
     Status,
     /// Send new connections to peers, or take them again.
     Drain(bool),
+    /// Change the configuration; save that to the file, too, or not.
+    Set(Vec<Setting>, bool),
     /// Leave these interfaces, which must be all, and end.
     Detach(Vec<String>),
 }
@@ -31,6 +36,8 @@ pub enum Request {
 pub enum Answer {
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Set`]: all is in effect, and in this file.
+    Set(Option<PathBuf>),
     /// Done.
     Done,
     /// Not done, and why. Nothing has changed.

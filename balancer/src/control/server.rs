@@ -125,6 +125,8 @@ async fn serve(mut stream: UnixStream, questions: mpsc::Sender<Question>) -> Res
         .read_to_end(&mut request)
         .await?;
     let answer = match serde_json::from_slice(&request) {
+        // Whoever the socket's file lets in.
+        _ if stream.peer_cred()?.uid() != 0 => Answer::Refused("only root may".into()),
         Err(error) => Answer::Refused(format!("not a request that this daemon knows: {error}")),
         Ok(request) => {
             let (answer, answered) = oneshot::channel();

@@ -1,12 +1,16 @@
 //! What the daemon is told to do while it runs.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
 use tokio::sync::oneshot;
 
 use super::prepare::{Prepared, load_keys};
 use super::report;
 use super::running::Running;
+use crate::config::{Config, Setting, Source};
 use crate::control::{Answer, Question, Request};
+use crate::exchange::Keyring;
 use crate::health::Monitor;
 
 impl Running {
@@ -14,6 +18,7 @@ impl Running {
     pub(super) fn on_question(
         &mut self,
         prepared: &mut Prepared,
+        monitor: &mut Monitor,
         question: Question,
     ) -> Option<oneshot::Sender<Answer>> {
         let result = match question.request {
@@ -21,6 +26,9 @@ impl Running {
                 report::status(self, prepared).map(|status| Answer::Status(Box::new(status)))
             }
             Request::Drain(on) => self.set_drain(prepared, on).map(|()| Answer::Done),
+            Request::Set(settings, save) => self
+                .set(prepared, monitor, &settings, save)
+                .map(Answer::Set),
             Request::Detach(names) => match self.may_detach(&names) {
                 Ok(()) => return Some(question.answer),
                 Err(error) => Err(error),
@@ -64,16 +72,63 @@ impl Running {
         }
     }
 
-    /// Puts the configuration into effect as it reads now, if it differs only in what can change while running.
     fn reload(&mut self, prepared: &mut Prepared, monitor: &mut Monitor) -> Result<()> {
-        let new = (prepared.options.read)()?;
-        prepared.options.config.may_become(&new)?;
-        let keyring = load_keys(&new.exchange.keys)?;
-        self.services.reconfigure(&new, monitor);
-        prepared.exchange.set_keyring(keyring);
-        prepared.exchange.set_timing(new.exchange.timing());
-        self.settings.timeout_ns = new.exchange.timeout().as_nanos() as u64;
-        prepared.options.config = new;
-        self.write_settings()
+        let (source, config) = prepared.options.source.reopen()?;
+        let plan = Plan::check(prepared, source, config)?;
+        self.go_by(prepared, monitor, plan)
+    }
+
+    /// `balancer set`. Returns the file that it was saved to.
+    fn set(
+        &mut self,
+        prepared: &mut Prepared,
+        monitor: &mut Monitor,
+        settings: &[Setting],
+        save: bool,
+    ) -> Result<Option<PathBuf>> {
+        let (source, config) = prepared.options.source.set(settings)?;
+        let plan = Plan::check(prepared, source, config)?;
+        let file = if save {
+            Some(plan.source.save(settings)?.to_owned())
+        } else {
+            None
+        };
+        self.go_by(prepared, monitor, plan)?;
+        for setting in settings {
+            log::info!("set {setting}{}", if save { ", and saved" } else { "" });
+        }
+        Ok(file)
+    }
+    /// Puts a configuration into effect: in the maps, and in what peers are told.
+    fn go_by(&mut self, prepared: &mut Prepared, monitor: &mut Monitor, plan: Plan) -> Result<()> {
+        let exchange = &plan.config.exchange;
+        self.services.reconfigure(&plan.config, monitor);
+        prepared.exchange.set_keyring(plan.keyring);
+        prepared.exchange.set_timing(exchange.timing());
+        self.settings.timeout_ns = exchange.timeout().as_nanos() as u64;
+        prepared.options.config = plan.config;
+        prepared.options.source = plan.source;
+        self.write_settings()?;
+        self.report(prepared)
+    }
+}
+
+/// A configuration that can be put into effect as a whole.
+struct Plan {
+    source: Source,
+    config: Config,
+    keyring: Keyring,
+}
+
+impl Plan {
+    /// Whether it differs from what is in effect only in what can change while running.
+    fn check(prepared: &Prepared, source: Source, config: Config) -> Result<Self> {
+        prepared.options.config.may_become(&config)?;
+        let keyring = load_keys(&config.exchange.keys)?;
+        Ok(Self {
+            source,
+            config,
+            keyring,
+        })
     }
 }

@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result, bail};
 
 use self::prepare::Prepared;
 use self::running::Running;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, Source};
 use crate::control::Answer;
 use crate::datapath::Mode;
 
@@ -30,8 +30,8 @@ use crate::datapath::Mode;
 pub struct Options {
     /// File and flags.
     pub config: Config,
-    /// Reads file and flags again.
-    pub read: Box<dyn Fn() -> Result<Config, ConfigError>>,
+    /// Where that comes from.
+    pub source: Source,
     /// How to attach.
     pub mode: Mode,
     /// Where maps and links are pinned.

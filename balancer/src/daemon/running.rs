@@ -106,7 +106,7 @@ impl Running {
                 Some((id, answered)) = inputs.probed.recv() => {
                     ("peers", self.on_probed(prepared, id, answered).await)
                 }
-                question = prepared.control.next() => match self.on_question(prepared, question) {
+                question = prepared.control.next() => match self.on_question(prepared, &mut inputs.monitor, question) {
                     None => continue,
                     Some(waiting) => return Some(waiting),
                 },

@@ -8,4 +8,5 @@ mod explain;
 mod failure;
 mod host;
 mod input;
+mod set;
 mod steering;
