@@ -206,7 +206,7 @@ struct Pick {
 }
 
 /// Peers that a random choice draws from.
-const SAMPLE: u32 = 8;
+const SAMPLE: u32 = 4;
 
 /// No peer's index.
 const NONE: u32 = u32::MAX;

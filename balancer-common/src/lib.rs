@@ -6,6 +6,8 @@
 
 pub mod bench;
 pub mod decide;
+#[cfg(not(target_arch = "bpf"))]
+pub mod forecast;
 pub mod hash;
 pub mod types;
 pub mod wire;

@@ -1,6 +1,8 @@
 //! Development tasks, run as `cargo xtask TASK`. Setting up, testing and the lab are scripts/setup, scripts/test and
 //! scripts/lab, since they must run before anything is built.
 
+mod simulate;
+
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use serde_json::Value;
 enum Task {
     /// Build for release, and tell how large the daemon and the programs for the kernel are
     Build,
+    /// Simulate clusters whose reports are out of date, with the decision that the XDP program runs
+    Simulate(simulate::Arguments),
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
@@ -29,6 +33,7 @@ enum Bench {
 fn main() -> Result<()> {
     match Task::parse() {
         Task::Build => build(),
+        Task::Simulate(arguments) => simulate::run(&arguments),
         Task::Bench(Bench::Packet) => bench_packet(),
     }
 }
