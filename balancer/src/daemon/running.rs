@@ -154,6 +154,7 @@ impl Running {
             &mut self.datapath.maps,
             self.drain.is_active(),
             clock::monotonic(),
+            prepared.exchange.cluster().timing().period,
         )?;
         let own = OwnState {
             links: prepared

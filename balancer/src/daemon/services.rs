@@ -1,7 +1,9 @@
 //! This server's services from moment to moment: load, health, and what the kernel's counts need to be put right.
 
+use std::time::Duration;
+
 use anyhow::Result;
-use balancer_common::types::{Connections, Service as Sheet, cost_of};
+use balancer_common::forecast::{Forecast, Moment, Outlook};
 
 use crate::cluster::{OwnService, ServiceReport, Timestamp};
 use crate::config::{Config, Protocol, Service};
@@ -27,6 +29,7 @@ pub struct ServiceLife {
     state: ServiceState,
     handshakes: Handshakes,
     uncounted: Uncounted,
+    forecast: Forecast,
 }
 
 impl Services {
@@ -46,6 +49,7 @@ impl Services {
                     },
                     handshakes: Handshakes::resume(given_up),
                     uncounted: Uncounted::default(),
+                    forecast: Forecast::default(),
                 })
             })
             .collect::<Result<_>>()?;
@@ -54,7 +58,7 @@ impl Services {
             services,
             sampler: Sampler::new(config.load.cpu.basis_points()),
         };
-        services.sample(maps, draining, now)?;
+        services.sample(maps, draining, now, config.exchange.period)?;
         Ok(services)
     }
 
@@ -91,12 +95,14 @@ impl Services {
         service.health = change.reason;
     }
 
-    /// Samples own load into the maps. Returns what peers are told. `draining`: new connections are to go to peers.
+    /// Samples own load into the maps. Returns what peers are told for the next `period`. `draining`: new connections are to
+    /// go to peers.
     pub fn sample(
         &mut self,
         maps: &mut Maps,
         draining: bool,
         now: Timestamp,
+        period: Duration,
     ) -> Result<Vec<OwnService>> {
         let sample = self.sampler.sample(now)?;
         let mut reports = Vec::new();
@@ -110,7 +116,9 @@ impl Services {
             };
             let sheet = own::set_service(maps, index, &service.config, state)?;
             service.state = state;
-            reports.push(service.report(&sheet, &connections));
+            let moment = Moment::from_maps(now.0, &sheet, &connections);
+            let outlook = service.forecast.update(&moment, period.as_nanos() as u64);
+            reports.push(service.report(outlook));
         }
         Ok(reports)
     }
@@ -138,8 +146,7 @@ impl Services {
 }
 
 impl ServiceLife {
-    fn report(&self, sheet: &Sheet, connections: &Connections) -> OwnService {
-        let capacity = self.config.capacity.get();
+    fn report(&self, outlook: Outlook) -> OwnService {
         OwnService {
             report: ServiceReport {
                 name: self.config.name.as_str().to_owned(),
@@ -150,9 +157,9 @@ impl ServiceLife {
                     .map(|range| (*range).into())
                     .collect(),
                 healthy: self.healthy,
-                capacity,
-                load: connections.load(sheet),
-                cost: cost_of(capacity),
+                capacity: self.config.capacity.get(),
+                load: outlook.load,
+                cost: outlook.cost,
             },
             overload: self.config.levels.overload.basis_points(),
         }

@@ -61,7 +61,7 @@ impl Cluster {
         };
         // Nobody is in step with anybody.
         let ticks = (0..count)
-            .map(|server| Reverse((fold(scenario.seed ^ server as u64 + 1) % TICK, server)))
+            .map(|server| Reverse((fold(scenario.seed + server as u64) % TICK, server)))
             .collect();
         Self {
             servers,
@@ -96,6 +96,7 @@ impl Cluster {
             Verdict::KeepBelowLevel | Verdict::KeepNoCandidate => home,
         };
         let server = &mut self.servers[place];
+        server.connections.arrived += 1;
         server.connections.established += 1;
         (place, server.queue.arrive(request.at, request.work))
     }
@@ -120,13 +121,7 @@ impl Cluster {
     fn tick(&mut self, index: usize, now: Time) {
         let server = &mut self.servers[index];
         server.connections.open = server.queue.jobs(now);
-        let moment = Moment {
-            now_ns: now,
-            load: server.connections.load(&server.service),
-            connections: server.connections.open,
-            established: server.connections.established,
-            cost: server.service.cost,
-        };
+        let moment = Moment::from_maps(now, &server.service, &server.connections);
         let outlook = server.forecast.update(&moment, self.period);
         let over = outlook.load > server.service.overload;
         if over == server.told.1 && now < server.told.0 + self.period {

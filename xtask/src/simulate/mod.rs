@@ -154,13 +154,13 @@ impl Arguments {
         vary(&mut all, &self.shape, |all, shape| all.shape = shape);
         vary(&mut all, &self.mix, |all, mix| all.mix = mix);
         vary(&mut all, &self.servers, |all, servers| {
-            all.servers = servers.into()
+            all.servers = servers.into();
         });
         vary(&mut all, &self.period, |all, period| {
-            all.period = period * MILLISECOND
+            all.period = period * MILLISECOND;
         });
         vary(&mut all, &self.load, |all, load| {
-            all.load = f64::from(load) / 100.0
+            all.load = f64::from(load) / 100.0;
         });
         all
     }

@@ -45,12 +45,11 @@ impl Queue {
             self.idle.push(*speed);
             self.busy.pop();
         }
-        let (start, speed) = match self.idle.pop() {
-            Some(speed) => (now, speed),
-            None => {
-                let (Reverse(free), speed) = self.busy.pop().expect("a queue has a worker");
-                (free, speed)
-            }
+        let (start, speed) = if let Some(speed) = self.idle.pop() {
+            (now, speed)
+        } else {
+            let (Reverse(free), speed) = self.busy.pop().expect("a queue has a worker");
+            (free, speed)
         };
         let end = start + work * 1_000 / speed;
         self.busy.push((Reverse(end), speed));
