@@ -120,6 +120,12 @@ pub async fn examine(options: &Options) -> Vec<Finding> {
             findings.extend(about("host", vec![no_interface(&links)]));
         }
         Ok(links) => {
+            let others = links.iter().filter(|link| {
+                let addressed = link.ethernet && link.up && link.controller.is_none();
+                addressed && !names.contains(&link.name)
+            });
+            let others = sysctl::others(others.map(|link| link.name.as_str()));
+            findings.extend(about("host", vec![others]));
             for name in &names {
                 let plan = Plan {
                     attached: attached.contains(name),

@@ -19,6 +19,29 @@ pub fn examine(name: &str, count: usize) -> Vec<Finding> {
     findings
 }
 
+/// Examines the interfaces that balancer isn't attached to, of those called `names`. Peers' addresses are on `lo`, and by
+/// default Linux answers for these wherever it is asked; `attach` sees to its own interfaces alone.
+pub fn others<'a>(names: impl Iterator<Item = &'a str>) -> Finding {
+    let all = number("ipv4", "all", "arp_ignore");
+    let answering: Vec<_> = names
+        .filter(|name| all.max(number("ipv4", name, "arp_ignore")) == Some(0))
+        .collect();
+    if answering.is_empty() {
+        return Finding::ok(
+            "other links",
+            "none where ARP would answer for peers' addresses",
+        );
+    }
+    Finding::warn(
+        "other links",
+        format!(
+            "{}: balancer isn't to be attached there, so ARP answers for peers' addresses, and clients there go astray",
+            answering.join(", ")
+        ),
+        "sysctl -w net.ipv4.conf.all.arp_ignore=1",
+    )
+}
+
 /// What a bridge sends on goes through netfilter's rules for IP, too.
 pub fn bridge_netfilter() -> Option<Finding> {
     let on: Vec<_> = ["iptables", "ip6tables", "arptables"]

@@ -159,6 +159,11 @@ fn offloads_and_sysctls() {
     cured(server, &["eth0"], "eth0", "ARP", "warn");
     cured(server, &["eth0", "lo"], "eth0", "rp_filter", "warn");
 
+    server
+        .host
+        .shell("ip link add other type veth peer name end; ip link set other up");
+    cured(server, &["eth0"], "host", "other links", "warn");
+
     let vlan = "link add link eth0 name eth0.7 type vlan id 7";
     if !succeeds(server, "ip", vlan) {
         eprintln!("skipped: this kernel has no VLAN interfaces");
