@@ -13,6 +13,7 @@ mod services;
 mod set;
 mod status;
 mod table;
+mod top;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -69,6 +70,8 @@ enum Command {
     Attach(attach::Attach),
     /// Stop balancing on interfaces and leave the host as it was
     Detach(detach::Detach),
+    /// A live view: own load, peers, connections and packets a second
+    Top,
     /// Change the configuration of the running daemon
     Set(set::Set),
     /// Send new connections to peers; open ones go on to their ends
@@ -103,6 +106,7 @@ impl Cli {
         match self.command {
             Command::Attach(command) => command.run(instance),
             Command::Detach(command) => command.run(&instance),
+            Command::Top => top::run(&instance),
             Command::Set(command) => command.run(&instance),
             Command::Drain(command) => command.run(&instance),
             Command::Undrain => drain::undrain(&instance),

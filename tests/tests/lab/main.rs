@@ -10,3 +10,4 @@ mod host;
 mod input;
 mod set;
 mod steering;
+mod top;
