@@ -49,6 +49,13 @@ impl Address {
         }
     }
 
+    /// The octets as they lie in memory, in two words. An IPv4 address is the last half of the second.
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 2] {
+        let octets = u128::from_be_bytes(self.octets);
+        [((octets >> 64) as u64).to_be(), (octets as u64).to_be()]
+    }
+
     /// [`FAMILY_V4`] or [`FAMILY_V6`].
     #[inline(always)]
     pub const fn family(&self) -> u8 {
@@ -82,7 +89,7 @@ impl From<Address> for IpAddr {
     }
 }
 
-/// One flow: protocol, both addresses and ports. Key of `HALF_OPEN` and `FLOWS`.
+/// One flow: protocol, both addresses and ports. Key of `FLOWS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -102,16 +109,76 @@ pub struct FlowKey {
 /// happens to have the same ports. As long as Linux' TIME-WAIT.
 pub const SAME_FLOW_NS: u64 = 60_000_000_000;
 
-/// Where a steered flow goes. Value of `HALF_OPEN` and `FLOWS`.
+/// A UDP flow without a packet for this long, in nanoseconds, has ended: its next packet is a first one. As long as Linux'
+/// `nf_conntrack_udp_timeout_stream`.
+pub const UDP_FLOW_NS: u64 = 120_000_000_000;
+
+/// In place of an index into `PEERS`: the flow is kept.
+pub const KEPT: u32 = u32::MAX;
+
+/// Where a flow goes. Value of `FLOWS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
     /// `CLOCK_MONOTONIC` of the last packet, in nanoseconds.
     pub last_seen_ns: u64,
-    /// Index into `PEERS`.
+    /// Index into `PEERS`, or [`KEPT`].
     pub peer: u32,
     /// Index into `SERVICES`.
     pub service: u32,
+}
+
+/// Where a flow goes of which only first packets were seen. It is known by its hash under the secret seed, so that four fit a
+/// cache line and the way of a first packet has no hash table of the kernel's to change.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HalfOpen {
+    /// The flow's hash; 0 in a free place.
+    pub tag: u64,
+    /// `CLOCK_MONOTONIC` of the last packet, in milliseconds; wraps.
+    pub seen_ms: u32,
+    /// Index into `PEERS`, or [`NO_PEER`] for a flow that is kept.
+    pub peer: u16,
+    /// Index into `SERVICES`.
+    pub service: u16,
+}
+
+/// [`HalfOpen::peer`]: the flow is kept.
+pub const NO_PEER: u16 = u16::MAX;
+
+/// Flows whose hashes fall together; who comes last replaces who was seen least lately. Value of `HALF_OPEN`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HalfOpenSet {
+    /// In no order.
+    pub ways: [HalfOpen; WAYS],
+}
+
+/// Flows of one [`HalfOpenSet`].
+pub const WAYS: usize = 4;
+
+impl HalfOpen {
+    /// Whether the last packet is at most `limit_ns` older than `now_ns`, for limits of up to some weeks.
+    #[inline(always)]
+    pub fn is_fresh(&self, now_ns: u64, limit_ns: u64) -> bool {
+        millis(now_ns).wrapping_sub(self.seen_ms) <= (limit_ns / 1_000_000) as u32
+    }
+}
+
+/// Milliseconds of a time as [`HalfOpen::seen_ms`] has them.
+#[inline(always)]
+pub const fn millis(now_ns: u64) -> u32 {
+    (now_ns / 1_000_000) as u32
+}
+
+/// A client of a service with `affinity = "client"`. Key of `CLIENTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ClientKey {
+    /// Its address.
+    pub client: Address,
+    /// Index into `SERVICES`. Wider than it need be: the key has no padding.
+    pub service: u64,
 }
 
 /// What the whole program goes by. The only entry of `SETTINGS`.
@@ -122,15 +189,27 @@ pub struct Settings {
     pub timeout_ns: u64,
     /// Cookie of the network namespace whose sockets are counted (`SO_NETNS_COOKIE`).
     pub netns_cookie: u64,
-    /// Secret that the choice among peers is made with, so that no client can aim its flows at one of them.
+    /// Secret that flows are hashed with, so that no client can aim its flows at a peer or at another's place in `HALF_OPEN`.
     pub seed: u64,
+    /// Until this `CLOCK_MONOTONIC`, in nanoseconds, decisions go into `EVENTS`. Who reads them renews it.
+    pub trace_until_ns: u64,
+    /// Until this `CLOCK_MONOTONIC`, in nanoseconds, some identity has a grace (see [`Identity::grace_until_ns`]).
+    pub grace_until_ns: u64,
     /// One more than the highest index in use in `PEERS`.
     pub peers: u32,
-    /// How packets leave: 0 `XDP_TX`, 1 `bpf_redirect` to the interface that they came from (for veth).
+    /// How packets leave by the interface that they came in by: 0 `XDP_TX`, 1 `bpf_redirect` (for veth).
     pub redirect: u32,
+    /// How many of the identities are [`ASSUMED`].
+    pub assumed: u32,
+    /// Sets in `HALF_OPEN`, a power of two, less one.
+    pub half_open_mask: u32,
     /// Ethernet addresses of the interfaces that balancer is attached to, as [`Mac::number`] has them; 0 in what is left
     /// over. Frames for others come in by flooding, in promiscuous mode or by multicast, and are none of ours.
     pub macs: [u64; MAX_INTERFACES],
+    /// This server's end of its peers' tunnels over IPv4; `::` if it has none.
+    pub tunnel_v4: Address,
+    /// As above, over IPv6.
+    pub tunnel_v6: Address,
 }
 
 /// Which services listen on one port, by protocol. Value of `PORTS`, which is indexed by port.
@@ -150,14 +229,21 @@ pub const HELD: u32 = 1;
 /// [`Identity::kind`]: a peer's own address, no identity. Only clients have it.
 pub const SERVER: u32 = 2;
 
+/// [`Identity::kind`]: an identity that this server took over from a peer. It decides on its flows as on those of its own, and
+/// none but the cluster's services answer there.
+pub const ASSUMED: u32 = 3;
+
 /// An address of the cluster. Value of `IDENTITIES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// [`FOREIGN`], [`HELD`] or [`SERVER`].
+    /// [`FOREIGN`], [`HELD`], [`SERVER`] or [`ASSUMED`].
     pub kind: u32,
-    /// Index into `PEERS` of the server that has it; for [`HELD`], index of this host's interface that has it.
+    /// Index into `PEERS` of the server that has it; for [`HELD`] and [`ASSUMED`], index of this host's interface that has it.
     pub owner: u32,
+    /// Until this `CLOCK_MONOTONIC`, in nanoseconds, packets of flows that are not known here are dropped, so that their
+    /// clients repeat them, rather than reset: the peers are still being asked whose they are.
+    pub grace_until_ns: u64,
 }
 
 /// A service as the daemon sets it. Value of `SERVICES`.
@@ -181,6 +267,8 @@ pub struct Service {
     pub policy: u32,
     /// 1: the local service is healthy and not draining; 0: any healthy peer is better than this server.
     pub ready: u32,
+    /// For this many nanoseconds after a client's last new flow its flows go to the same server; 0: each is decided on.
+    pub affinity_ns: u64,
 }
 
 /// A service's flows, counted in the kernel. Value of `CONNECTIONS`, which is indexed as `SERVICES`.
@@ -272,14 +360,22 @@ pub struct Peer {
     pub last_report_ns: u64,
     /// [`PEER_NONE`], [`PEER_ALIVE`] or [`PEER_DEAD`].
     pub state: u32,
-    /// Interface of this host that the peer is linked to.
+    /// Interface of this host that packets for the peer leave by.
     pub interface: u32,
-    /// The peer's Ethernet address on that link.
+    /// The peer's Ethernet address on that link; if it is behind a tunnel, that of the next hop.
     pub mac: [u8; 6],
+    /// Ethernet address of this host's interface.
+    pub own_mac: [u8; 6],
     /// Address families that it takes flows of: [`FAMILY_V4`], [`FAMILY_V6`].
     pub families: u8,
-    /// Always 0.
-    pub padding: u8,
+    /// Family of the tunnel to the peer; 0: it is on the link, and frames are addressed to it.
+    pub tunnel: u8,
+    /// The longest IP packet that fits the way to it, in bytes.
+    pub mtu: u16,
+    /// The tunnel's end here.
+    pub tunnel_from: Address,
+    /// The tunnel's end at the peer.
+    pub tunnel_to: Address,
 }
 
 /// An Ethernet address. Key of `PEER_MACS`.
@@ -359,41 +455,106 @@ macro_rules! counters {
     };
 }
 
-counters! {
-    /// Packets by what became of them, for each service. Value of `COUNTERS`, which is per CPU and indexed as `PORTS`
-    /// names services: entry 0 is for packets of no service.
-    Counters {
-        /// Not for a service or an address of ours.
-        not_ours,
-        /// Of a flow with no entry: the local stack's.
-        local,
-        /// First packet of a flow that a peer steered here.
-        guest,
-        /// New flow kept: own load at or below the overload level (S204).
-        kept_below_level,
-        /// New flow kept: no peer is lower by the margin (S206), or none is fit at all.
-        kept_no_candidate,
-        /// New flow kept: its client is a server of the cluster.
-        kept_for_peer,
-        /// First packet of a flow that was kept before, again.
-        kept_repeated,
-        /// New flow steered: a peer was lower by more than the margin (S209).
-        steered_new,
-        /// New flow steered: the local service is down or draining.
-        steered_not_ready,
-        /// First packet of a flow that was steered before, again.
-        steered_repeated,
-        /// Later packet of a steered flow, sent on.
-        steered,
-        /// Packet of a steered flow whose peer is dead: left to the local stack.
-        fallen_back,
-        /// Frame of a peer's that would have been steered again: left to the local stack.
-        not_steered_twice,
-        /// Malformed, or with IP options: left to the local stack.
-        odd,
-        /// A map refused an entry: left to the local stack.
-        errors,
-    }
+/// Declares why packets go where they go, and a counter for each reason.
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $reason:ident $field:ident,)*) => {
+        /// Why a packet goes where it goes: the place of its counter in [`Counters`].
+        ///
+        /// No enum, since the compiler would leave out the kernel's bounds checks for its numbers.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Reason(u32);
+
+        impl Reason {
+            $(
+                $(#[doc = $doc])+
+                pub const $reason: Self = Self((core::mem::offset_of!(Counters, $field) / size_of::<u64>()) as u32);
+            )*
+
+            /// All reasons, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$reason),*];
+
+            /// The reason with this number; it need not be any.
+            #[inline(always)]
+            pub const fn from_number(number: u32) -> Self {
+                Self(number)
+            }
+
+            /// Its number.
+            #[inline(always)]
+            pub const fn number(self) -> u32 {
+                self.0
+            }
+
+            /// The name of its counter.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$reason => stringify!($field),)*
+                    _ => "unknown",
+                }
+            }
+        }
+
+        counters! {
+            /// Packets by what became of them, for each service. Value of `COUNTERS`, which is per CPU and indexed as `PORTS`
+            /// names services: entry 0 is for packets of no service.
+            Counters { $($(#[doc = $doc])+ $field,)* }
+        }
+    };
+}
+
+reasons! {
+    /// Not for a service or an address of ours.
+    NOT_OURS not_ours,
+    /// Of a flow that is kept: the local stack's.
+    LOCAL local,
+    /// First packet of a flow that a peer steered here.
+    GUEST guest,
+    /// New flow kept: own load at or below the overload level (S204).
+    KEPT_BELOW_LEVEL kept_below_level,
+    /// New flow kept: no peer is lower by the margin (S206), or none is fit at all.
+    KEPT_NO_CANDIDATE kept_no_candidate,
+    /// New flow kept: its client is a server of the cluster.
+    KEPT_FOR_PEER kept_for_peer,
+    /// New flow kept: its client's flows are (affinity).
+    KEPT_BY_AFFINITY kept_by_affinity,
+    /// First packet of a flow that was kept before, again.
+    KEPT_REPEATED kept_repeated,
+    /// New flow steered: a peer was lower by more than the margin (S209).
+    STEERED_NEW steered_new,
+    /// New flow steered: the local service is down or draining.
+    STEERED_NOT_READY steered_not_ready,
+    /// New flow steered: its client's flows are (affinity).
+    STEERED_BY_AFFINITY steered_by_affinity,
+    /// First packet of a flow that was steered before, again.
+    STEERED_REPEATED steered_repeated,
+    /// Later packet of a steered flow, sent on.
+    STEERED steered,
+    /// Later fragment of a steered packet, sent on.
+    STEERED_FRAGMENT steered_fragment,
+    /// ICMP error about a steered flow, sent on.
+    STEERED_ERROR steered_error,
+    /// Packet of a steered flow whose peer is dead: left to the local stack.
+    FALLEN_BACK fallen_back,
+    /// Frame of a peer's that would have been steered again: left to the local stack.
+    NOT_STEERED_TWICE not_steered_twice,
+    /// Would have been steered, but its hop limit is used up: left to the local stack.
+    HOP_LIMIT hop_limit,
+    /// Too big for the tunnel to the flow's peer: its sender is told so (RFC 1191, RFC 8201).
+    TOO_BIG too_big,
+    /// Came out of a peer's tunnel, for an identity of the cluster: taken.
+    DECAPSULATED decapsulated,
+    /// Dropped: came to the tunnel's end, but not from a peer.
+    TUNNEL_SPOOFED tunnel_spoofed,
+    /// Dropped: came out of a peer's tunnel, but is for no service on an identity.
+    TUNNEL_REFUSED tunnel_refused,
+    /// Dropped: for an assumed identity, but for none of the cluster's services.
+    NOT_EXPOSED not_exposed,
+    /// Dropped: of a flow not known here, while the peers are asked whose it is.
+    GRACE grace,
+    /// Malformed, or with IP options or extension headers: left to the local stack.
+    ODD odd,
+    /// A map or a helper refused: left to the local stack.
+    ERRORS errors,
 }
 
 counters! {
@@ -404,6 +565,24 @@ counters! {
         /// Packets, the first ones included.
         packets,
     }
+}
+
+/// One decision. Record of the ring buffer `EVENTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `CLOCK_MONOTONIC`, in nanoseconds, to a few milliseconds.
+    pub time_ns: u64,
+    /// The flow.
+    pub flow: FlowKey,
+    /// A [`Reason`].
+    pub reason: u32,
+    /// Index into `SERVICES`.
+    pub service: u32,
+    /// Index into `PEERS`, or [`KEPT`].
+    pub peer: u32,
+    /// Own load at that moment, in basis points (S202).
+    pub load: u32,
 }
 
 macro_rules! map_type {
@@ -421,16 +600,20 @@ map_type! {
     Address: 16,
     FlowKey: 40,
     Flow: 16,
-    Settings: 96,
+    HalfOpen: 16,
+    HalfOpenSet: 64,
+    ClientKey: 24,
+    Settings: 152,
     Port: 2,
-    Identity: 8,
-    Service: 40,
+    Identity: 16,
+    Service: 48,
     Connections: 32,
-    Peer: 32,
+    Peer: 72,
     Mac: 8,
     PeerLoad: 24,
-    Counters: 120,
+    Counters: 208,
     PeerCounters: 16,
+    Event: 64,
 }
 
 #[cfg(test)]

@@ -11,34 +11,35 @@
     reason = "the macros of aya-ebpf make functions of their own beside those below"
 )]
 
+mod account;
+mod arrival;
 mod atomic;
+mod carry;
+mod choice;
 mod connections;
+mod forward;
 mod maps;
+mod memory;
 mod packet;
 mod steer;
+mod tunnel;
 
-use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
-use aya_ebpf::helpers::bpf_redirect;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::{sock_ops, xdp};
 use aya_ebpf::programs::{SockOpsContext, XdpContext};
 
+use crate::carry::Fate;
 use crate::packet::XdpFrame;
-use crate::steer::Fate;
 
 /// The way of a packet. Whatever goes wrong, the packet is the local stack's.
-#[xdp]
+#[xdp(frags)]
+#[inline(always)]
 pub fn steer(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::new(&ctx);
-    match steer::fate(&frame) {
+    match arrival::fate(&frame) {
         Fate::Local => XDP_PASS,
-        Fate::Forward { mac, redirect } => match frame.readdress(mac) {
-            None => XDP_PASS,
-            Some(()) if redirect => {
-                // SAFETY: a plain helper call.
-                unsafe { bpf_redirect(frame.interface(), 0) as u32 }
-            }
-            Some(()) => XDP_TX,
-        },
+        Fate::Drop => XDP_DROP,
+        Fate::Forward(way) => forward::send(&frame, &way),
     }
 }
 

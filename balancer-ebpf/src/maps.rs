@@ -3,11 +3,12 @@
 //! The daemon writes SETTINGS, PORTS, SERVICES, IDENTITIES, PEERS, PEER_MACS and LOADS (but for `sent`); the programs write
 //! the rest.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use balancer_common::types::{
-    Address, Connections, Counters, Flow, FlowKey, Identity, MAX_PEERS, MAX_SERVICES, Mac, Peer,
-    PeerCounters, PeerLoad, Port, Service, Settings,
+    Address, ClientKey, Connections, Counters, Event, Flow, FlowKey, HalfOpenSet, Identity,
+    MAX_PEERS, MAX_SERVICES, Mac, Peer, PeerCounters, PeerLoad, Port, Service, Settings,
 };
 
 const PEER_SLOTS: usize = MAX_PEERS as usize;
@@ -37,10 +38,15 @@ pub static LOADS: Array<PeerLoad, { PEER_SLOTS * SERVICE_SLOTS }> = Array::new()
 #[btf_map]
 pub static CONNECTIONS: Array<Connections, SERVICE_SLOTS> = Array::new();
 
-/// Flows of which only first packets were seen: a SYN flood evicts nothing but these.
+/// See `memory.rs`. Mappable, so that a set is a cache line: the kernel begins such a map on a page. The daemon sets its size.
 #[btf_map]
-pub static HALF_OPEN: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+pub static HALF_OPEN: Array<HalfOpenSet, 16_384, { BPF_F_MMAPABLE as usize }> = Array::new();
 
+/// Where clients' last flows went, for services with affinity.
+#[btf_map]
+pub static CLIENTS: LruHashMap<ClientKey, Flow, 65_536> = LruHashMap::new();
+
+/// Flows of which more than first packets were seen: those that are steered, and UDP's that are kept. The daemon sets its size.
 #[btf_map]
 pub static FLOWS: LruHashMap<FlowKey, Flow, 1_048_576> = LruHashMap::new();
 
@@ -49,3 +55,7 @@ pub static COUNTERS: PerCpuArray<Counters, { SERVICE_SLOTS + 1 }> = PerCpuArray:
 
 #[btf_map]
 pub static PEER_COUNTERS: PerCpuArray<PeerCounters, PEER_SLOTS> = PerCpuArray::new();
+
+/// Decisions, while somebody listens.
+#[btf_map]
+pub static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();

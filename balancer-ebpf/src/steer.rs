@@ -1,463 +1,286 @@
-//! What becomes of a packet, top to bottom.
+//! The way of a packet of a service.
 
-use core::ffi::c_void;
-
-use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{
-    BPF_ANY, BPF_F_CURRENT_NETNS, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1 as Tuple,
-    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as TupleV4,
-    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as TupleV6,
-};
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_sk_release, bpf_skc_lookup_tcp};
-use balancer_common::decide::{self, Candidate, Own, Peers, Search, Verdict};
+use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use balancer_common::hash::flow_hash;
 use balancer_common::types::{
-    Address, Connections, Counters, FAMILY_V4, FOREIGN, Flow, HELD, MAX_SERVICES, PEER_ALIVE, Peer,
-    SAME_FLOW_NS, Settings,
+    ASSUMED, Address, FOREIGN, Flow, HELD, HalfOpen, Identity, KEPT, NO_PEER, PEER_ALIVE, Peer,
+    Reason, SAME_FLOW_NS, Settings, UDP_FLOW_NS,
 };
-use balancer_common::wire::{self, Headers, Packet};
+use balancer_common::wire::{self, Kind, Packet};
 
-use crate::atomic::{add_u32, add_u64};
-use crate::maps::{
-    CONNECTIONS, COUNTERS, FLOWS, HALF_OPEN, IDENTITIES, LOADS, PEER_COUNTERS, PEER_MACS, PEERS,
-    PORTS, SERVICES, SETTINGS,
-};
+use crate::carry::Verdict;
+use crate::choice;
+use crate::maps::{FLOWS, IDENTITIES, PEER_MACS, PEERS};
+use crate::memory::{forget, recall, remember};
 use crate::packet::XdpFrame;
-
-/// What becomes of a packet.
-pub enum Fate {
-    /// The local stack gets it.
-    Local,
-    /// It goes on to the peer with this Ethernet address.
-    Forward { mac: [u8; 6], redirect: bool },
-}
-
-#[inline(always)]
-pub fn fate(frame: &XdpFrame) -> Fate {
-    let headers = match Headers::parse(frame) {
-        Ok(Some(headers)) => headers,
-        Ok(None) => return local(0, |counters| &mut counters.not_ours),
-        Err(_) => return local(0, |counters| &mut counters.odd),
-    };
-    let Some(service) = service_on(headers.port()) else {
-        return local(0, |counters| &mut counters.not_ours);
-    };
-    let Some(settings) = SETTINGS.get(0) else {
-        return local(service + 1, |counters| &mut counters.errors);
-    };
-    if !is_for_us(frame, settings) {
-        return local(service + 1, |counters| &mut counters.not_ours);
-    }
-    let packet = headers.packet();
-    #[cfg(feature = "packet-log")]
-    log_packet(frame, &packet);
-    let passage = Passage {
-        frame,
-        packet,
-        service,
-        settings,
-        now: now(),
-    };
-    match passage.known_flow() {
-        Some(fate) => fate,
-        None if passage.packet.opens() => passage.first_packet(),
-        None => passage.second_packet(),
-    }
-}
-
-/// A line in the daemon's log. For debugging: it costs more than all else here.
-#[cfg(feature = "packet-log")]
-#[inline(always)]
-fn log_packet(frame: &XdpFrame, packet: &Packet) {
-    let flow = &packet.flow;
-    aya_log_ebpf::info!(
-        frame.ctx(),
-        "[{:i}]:{} -> [{:i}]:{} flags {:x}",
-        flow.client.octets,
-        flow.client_port,
-        flow.identity.octets,
-        flow.port,
-        packet.flags
-    );
-}
-
-/// Index into `SERVICES` of the service on this port.
-#[inline(always)]
-fn service_on(port: u16) -> Option<u32> {
-    let number = u32::from(PORTS.get(u32::from(port))?.tcp);
-    (1..=MAX_SERVICES).contains(&number).then(|| number - 1)
-}
-
-/// Whether the frame is addressed to one of our interfaces. A switch floods others', and TCP ignores what is sent to a group
-/// (RFC 1122 section 4.2.3.10).
-#[inline(always)]
-fn is_for_us(frame: &XdpFrame, settings: &Settings) -> bool {
-    wire::destination_mac(frame).is_some_and(|mac| settings.macs.contains(&mac))
-}
 
 /// `CLOCK_MONOTONIC`, to a few milliseconds.
 #[inline(always)]
-fn now() -> u64 {
+pub fn now() -> u64 {
     // SAFETY: a plain helper call.
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
-/// A packet of a service on its way.
-struct Passage<'a> {
-    frame: &'a XdpFrame<'a>,
-    packet: Packet,
-    service: u32,
-    settings: &'static Settings,
-    now: u64,
+/// A packet on its way.
+pub struct Passage<'a> {
+    pub frame: &'a XdpFrame<'a>,
+    pub packet: Packet,
+    /// Its service's entry in `COUNTERS`: one more than the index into `SERVICES`.
+    pub entry: u32,
+    pub settings: &'static Settings,
+    pub now: u64,
 }
 
 impl Passage<'_> {
+    #[inline(always)]
+    pub fn verdict(&self) -> Verdict {
+        match self.packet.kind {
+            Kind::Tcp | Kind::Udp => match self.known_flow() {
+                Some(verdict) => verdict,
+                None => self.unknown_flow(),
+            },
+            Kind::Fragment => self.fragment(),
+            Kind::Error => self.error(),
+        }
+    }
+
     /// A flow that has an entry in FLOWS.
     #[inline(always)]
-    fn known_flow(&self) -> Option<Fate> {
+    fn known_flow(&self) -> Option<Verdict> {
         let entry = FLOWS.get_ptr_mut(&self.packet.flow)?;
         // SAFETY: the kernel doesn't free an entry while the program runs; it may be written by others meanwhile, which
         // can at worst send this packet where the flow's next ones go.
         let flow = unsafe { &mut *entry };
-        if self.packet.opens() && self.now.saturating_sub(flow.last_seen_ns) > SAME_FLOW_NS {
-            let _ = FLOWS.remove(&self.packet.flow);
-            return None;
-        }
-        let Some(peer) = living_peer(flow.peer) else {
-            let _ = FLOWS.remove(&self.packet.flow);
-            if self.packet.opens() {
-                return None;
-            }
-            return Some(self.local(|counters| &mut counters.fallen_back));
+        let idle = self.now.saturating_sub(flow.last_seen_ns);
+        let ended = if self.is_udp() {
+            idle > UDP_FLOW_NS
+        } else {
+            self.packet.opens() && idle > SAME_FLOW_NS
         };
-        if self.from_peer() {
-            return Some(self.local(|counters| &mut counters.not_steered_twice));
+        let lost = flow.peer != KEPT && living_peer(flow.peer).is_none();
+        if ended || lost {
+            let _ = FLOWS.remove(&self.packet.flow);
+            return (!ended && !self.is_first()).then_some(Verdict::Local(Reason::FALLEN_BACK));
+        }
+        if flow.peer != KEPT && self.from_peer() {
+            return Some(Verdict::Local(Reason::NOT_STEERED_TWICE));
         }
         flow.last_seen_ns = self.now;
-        self.count(|counters| &mut counters.steered);
-        Some(self.forward(flow.peer, peer))
+        Some(match flow.peer {
+            KEPT => Verdict::Local(Reason::LOCAL),
+            peer => Verdict::Forward(Reason::STEERED, peer),
+        })
     }
 
-    /// The first packet of a flow, or its repetition: S201 to S209.
     #[inline(always)]
-    fn first_packet(&self) -> Fate {
-        // SAFETY: the value is copied at once.
-        let Some(identity) = (unsafe { IDENTITIES.get(&self.packet.flow.identity) }).copied()
-        else {
-            return self.local(|counters| &mut counters.not_ours);
-        };
-        match identity.kind {
-            HELD => {}
-            FOREIGN => return self.arrived(|counters| &mut counters.guest),
-            _ => return self.local(|counters| &mut counters.not_ours),
+    fn unknown_flow(&self) -> Verdict {
+        let tag = self.hash();
+        if let Some(verdict) = self.half_open(tag) {
+            return verdict;
         }
-        if let Some(flow) = self.half_open() {
-            if self.now.saturating_sub(flow.last_seen_ns) <= SAME_FLOW_NS
-                && let Some(peer) = living_peer(flow.peer)
-            {
-                if self.from_peer() {
-                    return self.arrived(|counters| &mut counters.not_steered_twice);
-                }
-                self.count(|counters| &mut counters.steered_repeated);
-                return self.forward(flow.peer, peer);
+        if self.is_first() {
+            self.first_packet(tag)
+        } else {
+            self.stranger()
+        }
+    }
+
+    /// A flow of which only first packets were seen. None: it isn't known, or is to be decided on anew.
+    #[inline(always)]
+    fn half_open(&self, tag: u64) -> Option<Verdict> {
+        let flow = recall(tag, self.settings.half_open_mask, self.now)?;
+        let lost = flow.peer != NO_PEER && living_peer(flow.peer.into()).is_none();
+        if lost && !self.is_first() {
+            return Some(Verdict::Local(Reason::FALLEN_BACK));
+        }
+        if !lost && flow.peer != NO_PEER && self.from_peer() {
+            return Some(if self.packet.opens() {
+                Verdict::Admit(Reason::NOT_STEERED_TWICE)
+            } else {
+                Verdict::Local(Reason::NOT_STEERED_TWICE)
+            });
+        }
+        if !lost && self.packet.opens() {
+            return Some(self.repeated(&flow));
+        }
+        // If it is kept now, its later packets must not find this entry. If it goes on, FLOWS has it from here.
+        forget(tag, self.settings.half_open_mask);
+        (!lost).then(|| self.second_packet(&flow))
+    }
+
+    /// The first packet of a TCP flow that was decided on a moment ago.
+    #[inline(always)]
+    fn repeated(&self, flow: &HalfOpen) -> Verdict {
+        match flow.peer {
+            NO_PEER => Verdict::Local(Reason::KEPT_REPEATED),
+            peer => Verdict::Forward(Reason::STEERED_REPEATED, peer.into()),
+        }
+    }
+
+    /// Another packet of a flow of which first ones were seen: it is more than a SYN of a flood.
+    #[inline(always)]
+    fn second_packet(&self, flow: &HalfOpen) -> Verdict {
+        let peer = match flow.peer {
+            NO_PEER => KEPT,
+            peer => peer.into(),
+        };
+        choice::keep_client_with(self, peer);
+        // Of a TCP flow that is kept the kernel's own socket knows.
+        if peer != KEPT || self.is_udp() {
+            self.establish(peer);
+        }
+        match peer {
+            KEPT => Verdict::Local(Reason::LOCAL),
+            peer => Verdict::Forward(Reason::STEERED, peer),
+        }
+    }
+
+    /// A packet in the midst of a flow without an entry: one that is kept, or one that was lost sight of.
+    #[inline(always)]
+    fn stranger(&self) -> Verdict {
+        let grace = self.now < self.settings.grace_until_ns
+            && self
+                .identity()
+                .is_some_and(|identity| self.now < identity.grace_until_ns);
+        if grace && !choice::has_socket(self) {
+            return Verdict::Drop(Reason::GRACE);
+        }
+        Verdict::Local(Reason::LOCAL)
+    }
+
+    /// The first packet of a flow: S201 to S209.
+    #[inline(always)]
+    fn first_packet(&self, tag: u64) -> Verdict {
+        let verdict = match self.identity() {
+            Some(identity) => match identity.kind {
+                HELD | ASSUMED => choice::choose(self, tag),
+                FOREIGN => Verdict::Admit(Reason::GUEST),
+                _ => return Verdict::Local(Reason::NOT_OURS),
+            },
+            None => return Verdict::Local(Reason::NOT_OURS),
+        };
+        let peer = match verdict {
+            Verdict::Steer(_, peer) => peer as u16,
+            // A TCP flow that is kept needs no memory: its socket tells. But the client's next ones may have to follow.
+            Verdict::Admit(_) if self.is_udp() || choice::affinity_ns(self.service()) != 0 => {
+                NO_PEER
             }
-            // A new flow: if it is kept now, its later packets must not find the entry of the one before.
-            let _ = HALF_OPEN.remove(&self.packet.flow);
-        }
-        let Some(own) = self.own() else {
-            return self.local(|counters| &mut counters.errors);
+            _ => return verdict,
         };
-        let sight = Sight {
-            peers: self.settings.peers,
-            service: self.service,
-            interface: self.frame.interface(),
-            family: self.packet.flow.client.family(),
-            timeout_ns: self.settings.timeout_ns,
-            now: self.now,
-        };
-        let random = flow_hash(&self.packet.flow, self.settings.seed);
-        match decide::decide(&own, &sight, random) {
-            Verdict::KeepBelowLevel => self.arrived(|counters| &mut counters.kept_below_level),
-            Verdict::KeepNoCandidate => self.arrived(|counters| &mut counters.kept_no_candidate),
-            Verdict::Steer(peer) => self.steer_new(peer, own.ready),
+        let (mask, service) = (self.settings.half_open_mask, self.service());
+        remember(tag, mask, self.now, peer, service);
+        verdict
+    }
+
+    /// A later fragment follows its first one.
+    #[inline(always)]
+    fn fragment(&self) -> Verdict {
+        match recall(self.hash(), self.settings.half_open_mask, self.now) {
+            Some(packet) => self.follow(Reason::STEERED_FRAGMENT, packet.peer.into()),
+            None => Verdict::Local(Reason::LOCAL),
         }
     }
 
-    /// The decision was to steer: do so, unless this is a flow that must stay here whatever the loads.
+    /// An ICMP error follows the flow that it is about.
     #[inline(always)]
-    fn steer_new(&self, index: u32, ready: bool) -> Fate {
-        if self.from_peer() {
-            return self.arrived(|counters| &mut counters.not_steered_twice);
+    fn error(&self) -> Verdict {
+        // SAFETY: one word is read, at once.
+        if let Some(flow) = unsafe { FLOWS.get(&self.packet.flow) } {
+            return self.follow(Reason::STEERED_ERROR, flow.peer);
         }
-        // The peer that gets it might hold the client's address itself, and would drop a packet that comes from there.
-        if is_of_cluster(&self.packet.flow.client) {
-            return self.arrived(|counters| &mut counters.kept_for_peer);
+        match recall(self.hash(), self.settings.half_open_mask, self.now) {
+            Some(flow) => self.follow(Reason::STEERED_ERROR, flow.peer.into()),
+            None => Verdict::Local(Reason::LOCAL),
         }
-        if self.is_connecting_here() {
-            return self.local(|counters| &mut counters.kept_repeated);
+    }
+
+    #[inline(always)]
+    fn follow(&self, reason: Reason, peer: u32) -> Verdict {
+        if living_peer(peer).is_none() || self.from_peer() {
+            return Verdict::Local(Reason::LOCAL);
         }
+        Verdict::Forward(reason, peer)
+    }
+
+    /// A packet that came out of a peer's tunnel: steered once, and never again.
+    #[inline(always)]
+    pub fn unpacked(&self) -> Verdict {
+        let held = self
+            .identity()
+            .is_some_and(|identity| matches!(identity.kind, FOREIGN | HELD | ASSUMED));
+        if !held {
+            return Verdict::Drop(Reason::TUNNEL_REFUSED);
+        }
+        if !self.is_first() {
+            return Verdict::Local(Reason::DECAPSULATED);
+        }
+        if self.is_udp() {
+            let (tag, mask) = (self.hash(), self.settings.half_open_mask);
+            if recall(tag, mask, self.now).is_some() {
+                return Verdict::Local(Reason::DECAPSULATED);
+            }
+            remember(tag, mask, self.now, NO_PEER, self.service());
+        }
+        Verdict::Admit(Reason::GUEST)
+    }
+
+    #[inline(always)]
+    fn establish(&self, peer: u32) {
         let flow = Flow {
             last_seen_ns: self.now,
-            peer: index,
-            service: self.service,
+            peer,
+            service: self.service(),
         };
-        let Some(peer) = living_peer(index) else {
-            return self.arrived(|counters| &mut counters.errors);
-        };
-        if HALF_OPEN
-            .insert(&self.packet.flow, &flow, u64::from(BPF_ANY))
-            .is_err()
-        {
-            return self.arrived(|counters| &mut counters.errors);
-        }
-        if let Some(load) = LOADS.get_ptr_mut(index * MAX_SERVICES + self.service) {
-            // SAFETY: an aligned word of a map that lives as long as the program.
-            unsafe { add_u32(&raw mut (*load).sent, 1) };
-        }
-        self.add_connections(|connections| &raw mut connections.steered);
-        if let Some(counters) = PEER_COUNTERS.get_ptr_mut(index) {
-            // SAFETY: this CPU's own copy.
-            unsafe { (*counters).flows += 1 };
-        }
-        if ready {
-            self.count(|counters| &mut counters.steered_new);
-        } else {
-            self.count(|counters| &mut counters.steered_not_ready);
-        }
-        self.forward(index, peer)
-    }
-
-    /// Any other packet of a flow without an entry: if its first packet was steered, the flow has now shown that it is
-    /// more than a SYN of a flood.
-    #[inline(always)]
-    fn second_packet(&self) -> Fate {
-        let Some(mut flow) = self.half_open() else {
-            return self.local(|counters| &mut counters.local);
-        };
-        let Some(peer) = living_peer(flow.peer) else {
-            return self.local(|counters| &mut counters.fallen_back);
-        };
-        if self.from_peer() {
-            return self.local(|counters| &mut counters.not_steered_twice);
-        }
-        flow.last_seen_ns = self.now;
-        if FLOWS
-            .insert(&self.packet.flow, &flow, u64::from(BPF_ANY))
-            .is_ok()
-        {
-            // Left there, it would be in the way: the kernel evicts what was never looked up first, which are the flows
-            // that are still half open.
-            let _ = HALF_OPEN.remove(&self.packet.flow);
-        } else {
-            self.count(|counters| &mut counters.errors);
-        }
-        self.count(|counters| &mut counters.steered);
-        self.forward(flow.peer, peer)
+        // A table that refuses is like one that forgets.
+        let _ = FLOWS.insert(&self.packet.flow, &flow, u64::from(BPF_ANY));
     }
 
     #[inline(always)]
-    fn half_open(&self) -> Option<Flow> {
-        // SAFETY: the value is copied at once; a torn one is caught by `living_peer`.
-        unsafe { HALF_OPEN.get(&self.packet.flow) }.copied()
+    fn identity(&self) -> Option<Identity> {
+        identity(&self.packet.flow.identity)
     }
 
-    /// S202: own load, from what the kernel counts at this moment and from the daemon's last sample.
+    /// Whether this is how flows begin: of UDP each packet may be.
     #[inline(always)]
-    fn own(&self) -> Option<Own> {
-        let service = SERVICES.get(self.service)?;
-        let connections = CONNECTIONS.get(self.service)?;
-        Some(Own::from_maps(service, connections))
+    fn is_first(&self) -> bool {
+        self.is_udp() || self.packet.opens()
+    }
+
+    #[inline(always)]
+    pub fn is_udp(&self) -> bool {
+        self.packet.kind == Kind::Udp
+    }
+
+    /// Index into `SERVICES`.
+    #[inline(always)]
+    pub fn service(&self) -> u32 {
+        self.entry.wrapping_sub(1)
+    }
+
+    /// The flow's hash under the secret seed.
+    #[inline(always)]
+    pub fn hash(&self) -> u64 {
+        flow_hash(&self.packet.flow, self.settings.seed)
     }
 
     /// Whether a peer sent the frame: then it was steered already, or is the peer's own request.
     #[inline(always)]
-    fn from_peer(&self) -> bool {
+    pub fn from_peer(&self) -> bool {
         // SAFETY: only whether the entry is there counts.
         wire::source_mac(self.frame).is_some_and(|mac| unsafe { PEER_MACS.get(&mac) }.is_some())
     }
-
-    /// Whether the local stack has a socket for this very flow, so that its first packet was kept before.
-    #[inline(always)]
-    fn is_connecting_here(&self) -> bool {
-        const LISTEN: u32 = 10;
-        const TIME_WAIT: u32 = 6;
-        let (mut tuple, len) = self.socket_tuple();
-        // SAFETY: the tuple is as long as is said; the socket is released on the one path that has one.
-        unsafe {
-            let socket = bpf_skc_lookup_tcp(
-                self.frame.ctx().as_ptr(),
-                &raw mut tuple,
-                len as u32,
-                BPF_F_CURRENT_NETNS as u64,
-                0,
-            );
-            if socket.is_null() {
-                return false;
-            }
-            let state = (*socket).state;
-            bpf_sk_release(socket.cast());
-            state != LISTEN && state != TIME_WAIT
-        }
-    }
-
-    /// The flow as the kernel's socket tables are asked for it, and the length of that, which tells the family.
-    #[inline(always)]
-    fn socket_tuple(&self) -> (bpf_sock_tuple, usize) {
-        let flow = &self.packet.flow;
-        let (sport, dport) = (flow.client_port.to_be(), flow.port.to_be());
-        let (client, identity) = (words(&flow.client), words(&flow.identity));
-        if flow.client.family() == FAMILY_V4 {
-            let ipv4 = TupleV4 {
-                saddr: client[3],
-                daddr: identity[3],
-                sport,
-                dport,
-            };
-            (sock_tuple(Tuple { ipv4 }), size_of::<TupleV4>())
-        } else {
-            let ipv6 = TupleV6 {
-                saddr: client,
-                daddr: identity,
-                sport,
-                dport,
-            };
-            (sock_tuple(Tuple { ipv6 }), size_of::<TupleV6>())
-        }
-    }
-
-    #[inline(always)]
-    fn forward(&self, index: u32, peer: &Peer) -> Fate {
-        if let Some(counters) = PEER_COUNTERS.get_ptr_mut(index) {
-            // SAFETY: this CPU's own copy.
-            unsafe { (*counters).packets += 1 };
-        }
-        Fate::Forward {
-            mac: peer.mac,
-            redirect: self.settings.redirect != 0,
-        }
-    }
-
-    /// A first packet that goes to the local stack: part of the load until it has become a connection.
-    #[inline(always)]
-    fn arrived(&self, counter: impl FnOnce(&mut Counters) -> &mut u64) -> Fate {
-        self.add_connections(|connections| &raw mut connections.arrived);
-        self.local(counter)
-    }
-
-    #[inline(always)]
-    fn add_connections(&self, field: impl FnOnce(&mut Connections) -> *mut u64) {
-        if let Some(connections) = CONNECTIONS.get_ptr_mut(self.service) {
-            // SAFETY: an aligned word of a map that lives as long as the program.
-            unsafe { add_u64(field(&mut *connections), 1) };
-        }
-    }
-
-    #[inline(always)]
-    fn local(&self, counter: impl FnOnce(&mut Counters) -> &mut u64) -> Fate {
-        local(self.service + 1, counter)
-    }
-
-    #[inline(always)]
-    fn count(&self, counter: impl FnOnce(&mut Counters) -> &mut u64) {
-        count(self.service + 1, counter);
-    }
 }
 
-/// The peers as a packet at `now` sees them.
-struct Sight {
-    peers: u32,
-    service: u32,
-    /// Where the packet came in, and would go out.
-    interface: u32,
-    /// The flow's address family.
-    family: u8,
-    timeout_ns: u64,
-    now: u64,
-}
-
-impl Peers for Sight {
-    #[inline(always)]
-    fn count(&self) -> u32 {
-        self.peers
-    }
-
-    #[inline(always)]
-    fn candidate(&self, index: u32) -> Option<Candidate> {
-        let peer = living_peer(index)
-            .filter(|peer| peer.interface == self.interface && peer.families & self.family != 0)?;
-        // S207 by the kernel's clock: a daemon that stopped doesn't keep a dead peer on-line.
-        if self.now.saturating_sub(peer.last_report_ns) > self.timeout_ns {
-            return None;
-        }
-        Candidate::from_report(LOADS.get(index * MAX_SERVICES + self.service)?)
-    }
-
-    #[inline(always)]
-    fn walk(&self, search: &mut Search) {
-        let steps = search.steps();
-        let mut walk = Walk {
-            sight: self,
-            search,
-        };
-        let callback = look as unsafe extern "C" fn(u32, *mut Walk) -> i64;
-        // SAFETY: the kernel calls `look` with the walk, which outlives the call.
-        unsafe { bpf_loop(steps, callback as *mut c_void, (&raw mut walk).cast(), 0) };
-    }
-}
-
-/// What [`look`] works on.
-struct Walk<'a> {
-    sight: &'a Sight,
-    search: &'a mut Search,
-}
-
-/// One step of a walk over the peers; 1 ends it.
-///
-/// # Safety
-///
-/// `walk` is the one that [`Sight::walk`] made.
-unsafe extern "C" fn look(step: u32, walk: *mut Walk) -> i64 {
-    // SAFETY: the caller's.
-    let walk = unsafe { &mut *walk };
-    i64::from(!walk.search.look(walk.sight, step))
+/// What address of the cluster this is.
+#[inline(always)]
+pub fn identity(address: &Address) -> Option<Identity> {
+    // SAFETY: the value is copied at once.
+    unsafe { IDENTITIES.get(address) }.copied()
 }
 
 /// The peer at `index`, unless its host is dead.
 #[inline(always)]
-fn living_peer(index: u32) -> Option<&'static Peer> {
+pub fn living_peer(index: u32) -> Option<&'static Peer> {
     PEERS.get(index).filter(|peer| peer.state == PEER_ALIVE)
-}
-
-#[inline(always)]
-fn is_of_cluster(address: &Address) -> bool {
-    // SAFETY: only whether the entry is there counts.
-    unsafe { IDENTITIES.get(address) }.is_some()
-}
-
-/// An address in network byte order; one of IPv4 is the last word.
-#[inline(always)]
-fn words(address: &Address) -> [u32; 4] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.octets;
-    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
-}
-
-#[inline(always)]
-fn sock_tuple(tuple: Tuple) -> bpf_sock_tuple {
-    bpf_sock_tuple {
-        __bindgen_anon_1: tuple,
-    }
-}
-
-#[inline(always)]
-fn local(entry: u32, counter: impl FnOnce(&mut Counters) -> &mut u64) -> Fate {
-    count(entry, counter);
-    Fate::Local
-}
-
-#[inline(always)]
-fn count(entry: u32, counter: impl FnOnce(&mut Counters) -> &mut u64) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(entry) {
-        // SAFETY: this CPU's own copy.
-        unsafe { *counter(&mut *counters) += 1 };
-    }
 }

@@ -395,6 +395,7 @@ fn own_is_what_the_maps_say() {
         margin: 1_500,
         policy: Policy::RoundRobin as u32,
         ready: 1,
+        affinity_ns: 0,
     };
     let connections = Connections {
         open: 3,

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{Instance, show};
+use crate::config::Protocol;
 use crate::datapath::explain::{Explanation, Outcome, explain};
 use crate::datapath::maps::Maps;
 use crate::exchange::clock;
@@ -29,14 +30,8 @@ pub struct Explain {
     json: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Protocol {
-    Tcp,
-}
-
 impl Explain {
     pub fn run(&self, instance: &Instance) -> Result<()> {
-        let Protocol::Tcp = self.proto;
         if self.source.is_ipv6() != self.destination.is_ipv6() {
             bail!(
                 "no packet goes from {} to {}: name two IPv4 or two IPv6 addresses",
@@ -47,15 +42,16 @@ impl Explain {
         let maps = Maps::open(&instance.pin_dir)?;
         let names = instance.peer_names();
         let now = clock::monotonic();
-        let explanation = explain(&maps, now, self.source, self.destination, |id| names.of(id))?;
+        let (protocol, from, to) = (self.proto, self.source, self.destination);
+        let explanation = explain(&maps, now, protocol, from, to, |id| names.of(id))?;
         show(self.json, &explanation, text)
     }
 }
 
 fn text(explanation: &Explanation) -> String {
     let mut text = format!(
-        "SYN {} -> {}/tcp\n",
-        explanation.client, explanation.destination
+        "first packet {} -> {}/{}\n",
+        explanation.client, explanation.destination, explanation.protocol
     );
     for step in &explanation.steps {
         text += &format!("  {:<5} {}\n", step.step, step.text);

@@ -4,7 +4,8 @@ use std::io::{self, BufWriter, Write as _};
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result};
-use balancer_common::types::{Flow, FlowKey};
+use balancer_common::types::{Flow, FlowKey, KEPT};
+use balancer_common::wire::UDP;
 use clap::Args;
 use serde::Serialize;
 
@@ -13,9 +14,10 @@ use super::table::duration;
 use crate::datapath::maps::Maps;
 use crate::exchange::clock;
 
-/// The flows that this server steers to peers
+/// The flows that this server steers to peers, and UDP flows that it keeps
 ///
-/// Straight from the maps of the attached programs: half-open ones, of which only first packets were seen, and the others.
+/// Straight from the maps of the attached programs. Flows of which only first packets were seen are known by a hash alone:
+/// the last line says how many there are.
 #[derive(Args)]
 pub struct Flows {
     /// Print JSON, one object a line
@@ -24,11 +26,12 @@ pub struct Flows {
 }
 
 #[derive(Serialize)]
-struct SteeredFlow {
+struct KnownFlow {
+    protocol: &'static str,
     client: SocketAddr,
     destination: SocketAddr,
-    peer: String,
-    half_open: bool,
+    /// None: it is kept here.
+    peer: Option<String>,
     /// Since its last packet.
     idle_ms: u64,
 }
@@ -39,43 +42,50 @@ impl Flows {
         let names = instance.peer_names();
         let now = clock::monotonic();
         let mut out = BufWriter::new(io::stdout().lock());
-        for (half_open, map) in [(true, &maps.half_open), (false, &maps.flows)] {
-            for entry in map {
-                let (key, flow) = entry.context("cannot read the flows")?;
-                // A flow moves from one map to the other with its second packet, and is in both for a moment.
-                if half_open && maps.flows.get(&key, 0).is_ok() {
-                    continue;
-                }
-                let peer = names.of(maps.peers.get(&flow.peer, 0)?.id);
-                let steered = steered(&key, &flow, peer, half_open, now.0);
-                if self.json {
-                    writeln!(out, "{}", serde_json::to_string(&steered)?)?;
-                } else {
-                    writeln!(out, "{}", line(&steered))?;
-                }
+        for entry in &maps.flows {
+            let (key, flow) = entry.context("cannot read the flows")?;
+            let peer = if flow.peer == KEPT {
+                None
+            } else {
+                Some(names.of(maps.peers.get(&flow.peer, 0)?.id))
+            };
+            let known = known(&key, &flow, peer, now.0);
+            if self.json {
+                writeln!(out, "{}", serde_json::to_string(&known)?)?;
+            } else {
+                writeln!(out, "{}", line(&known))?;
             }
+        }
+        if !self.json {
+            writeln!(out, "half-open: {}", maps.half_open.count(now.0)?)?;
         }
         Ok(out.flush()?)
     }
 }
 
-fn steered(key: &FlowKey, flow: &Flow, peer: String, half_open: bool, now: u64) -> SteeredFlow {
-    SteeredFlow {
+fn known(key: &FlowKey, flow: &Flow, peer: Option<String>, now: u64) -> KnownFlow {
+    KnownFlow {
+        protocol: if key.protocol == u32::from(UDP) {
+            "udp"
+        } else {
+            "tcp"
+        },
         client: SocketAddr::new(IpAddr::from(key.client), key.client_port),
         destination: SocketAddr::new(IpAddr::from(key.identity), key.port),
         peer,
-        half_open,
         idle_ms: now.saturating_sub(flow.last_seen_ns) / 1_000_000,
     }
 }
 
-fn line(flow: &SteeredFlow) -> String {
+fn line(flow: &KnownFlow) -> String {
     format!(
-        "{:<21} -> {:<21}  to {:<16} idle {:>7}{}",
+        "{} {:<21} -> {:<21}  {:<19} idle {:>7}",
+        flow.protocol,
         flow.client.to_string(),
         flow.destination.to_string(),
-        flow.peer,
+        flow.peer
+            .as_ref()
+            .map_or_else(|| "kept here".to_owned(), |peer| format!("to {peer}")),
         duration(flow.idle_ms),
-        if flow.half_open { "  half-open" } else { "" }
     )
 }

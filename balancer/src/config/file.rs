@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 use toml::Spanned;
+
+use crate::datapath::Tables;
 
 use super::{
     Config, Conversation, Exchange, Load, Server, Service, ServiceSpec,
@@ -11,8 +13,10 @@ use super::{
     error::Problem,
     level::{Level, Levels, Margin, PolicyName, Weight},
     ports::PortRange,
-    service::{self, Affinity, Capacity},
-    value::{Group, Identity, InterfaceName, Interval, KeyPath, Name, PeerAddress, Value, value},
+    service::{self, Affinity, AffinityName, Capacity, FlowCount},
+    value::{
+        Group, Identity, InterfaceName, Interval, KeyPath, Name, PeerAddress, Span, Value, value,
+    },
 };
 
 value!(Periods);
@@ -26,6 +30,7 @@ pub(super) fn parse(text: &str) -> Result<Config, Problem> {
         levels,
         load: file.load.resolve(),
         exchange: file.exchange.resolve()?,
+        tables: file.tables.resolve(),
         services: services(file.service, levels)?,
     };
     if config.services.is_empty() {
@@ -45,6 +50,8 @@ struct File {
     load: LoadTable,
     #[serde(default)]
     exchange: ExchangeTable,
+    #[serde(default)]
+    tables: TablesTable,
     #[serde(default)]
     service: Vec<Spanned<ServiceTable>>,
 }
@@ -150,6 +157,27 @@ impl ExchangeTable {
     }
 }
 
+#[derive(Default, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "a table: write [tables] on a line of its own"
+)]
+struct TablesTable {
+    flows: Option<FlowCount>,
+    half_open: Option<FlowCount>,
+}
+
+impl TablesTable {
+    fn resolve(self) -> Tables {
+        let default = Tables::default();
+        Tables {
+            flows: self.flows.map_or(default.flows, |count| count.0),
+            half_open: self.half_open.map_or(default.half_open, |count| count.0),
+        }
+    }
+}
+
 struct Periods(u32);
 
 impl Value for Periods {
@@ -188,8 +216,8 @@ struct ServiceTable {
     name: Option<Spanned<Name>>,
     ports: Option<Spanned<Vec<Spanned<PortRange>>>>,
     capacity: Option<Capacity>,
-    affinity: Option<Affinity>,
-    affinity_time: Option<Spanned<IgnoredAny>>,
+    affinity: Option<AffinityName>,
+    affinity_time: Option<Spanned<Span>>,
     overload: Option<Level>,
     margin: Option<Margin>,
     policy: Option<PolicyName>,
@@ -214,10 +242,7 @@ fn services(tables: Vec<Spanned<ServiceTable>>, levels: Levels) -> Result<Vec<Se
                 "this service has no ports: add some, as in ports = [\"80/tcp\"]",
             ));
         };
-        if let Some(time) = table.affinity_time {
-            let message = "affinity_time goes with affinity = \"client\", which is not supported yet: leave it out";
-            return Err(Problem::new(time.span(), message));
-        }
+        let affinity = affinity(table.affinity, table.affinity_time)?;
         let ports = filled(ports, "\"80/tcp\"")?;
         places.push((
             name.span(),
@@ -227,7 +252,7 @@ fn services(tables: Vec<Spanned<ServiceTable>>, levels: Levels) -> Result<Vec<Se
             name: name.into_inner(),
             ports: values(ports),
             capacity: table.capacity.unwrap_or_default().0,
-            affinity: table.affinity.unwrap_or_default(),
+            affinity,
             levels: levels.or(table.overload, table.margin, table.policy),
             check: table.check.map(CheckTable::resolve).transpose()?,
         });
@@ -238,6 +263,20 @@ fn services(tables: Vec<Spanned<ServiceTable>>, levels: Levels) -> Result<Vec<Se
         Problem::new(place.clone(), conflict.message)
     })?;
     Ok(services)
+}
+
+fn affinity(name: Option<AffinityName>, time: Option<Spanned<Span>>) -> Result<Affinity, Problem> {
+    match (name, time) {
+        (Some(AffinityName::Client), time) => Ok(Affinity::Client(
+            time.map_or(Affinity::DEFAULT_TIME, |time| time.into_inner().0),
+        )),
+        (_, Some(time)) => {
+            let message =
+                "affinity_time goes with affinity = \"client\": write that, or leave this out";
+            Err(Problem::new(time.span(), message))
+        }
+        (_, None) => Ok(Affinity::Flow),
+    }
 }
 
 /// The list, if it isn't empty.

@@ -26,6 +26,7 @@ use std::{
 };
 
 use crate::cluster::Timing;
+use crate::datapath::Tables;
 
 pub use self::{
     check::{Check, CheckKind, CommandLine, Step},
@@ -54,6 +55,8 @@ pub struct Config {
     pub load: Load,
     /// How servers tell each other of themselves.
     pub exchange: Exchange,
+    /// How many flows it can know at a time.
+    pub tables: Tables,
     /// What it offers: 1 to 16 services, of which no two share a name or a port.
     pub services: Vec<Service>,
 }
@@ -208,6 +211,7 @@ impl Config {
                     KERNEL,
                     format!("{services:?}"),
                 ),
+                ("tables", KERNEL, format!("{:?}", config.tables)),
             ]
         };
         let differs = fixed(self)
@@ -266,6 +270,7 @@ impl Default for Config {
             levels,
             load: Load::default(),
             exchange: Exchange::default(),
+            tables: Tables::default(),
             services: vec![ServiceSpec::default().resolve(levels)],
         }
     }

@@ -8,7 +8,7 @@ use crate::cluster as report;
 value!(PortRange);
 
 /// The protocol of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -17,6 +17,14 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
     /// Its number in the IP header.
     pub const fn number(self) -> u8 {
         match self {
@@ -28,10 +36,7 @@ impl Protocol {
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
+        f.write_str(self.name())
     }
 }
 

@@ -1,8 +1,8 @@
 //! A service, and what services of one server must not have in common.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
 
-use balancer_common::types::MAX_SERVICES;
+use balancer_common::{types::MAX_SERVICES, wire::TUNNEL_PORT};
 
 use super::{
     Check,
@@ -11,7 +11,7 @@ use super::{
     value::{Name, Value, value},
 };
 
-value!(Affinity, Capacity);
+value!(AffinityName, Capacity, FlowCount);
 
 /// A service that this server offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,13 +45,55 @@ pub enum Affinity {
     /// The packets of one flow.
     #[default]
     Flow,
+    /// All flows of a client's address, until so long after the last new one.
+    Client(Duration),
 }
 
-impl Value for Affinity {
-    const WANTED: &'static str = "an affinity of this version: write \"flow\" or leave the line out (\"client\" is not supported yet)";
+impl Affinity {
+    /// [`Affinity::Client`] where no time is given.
+    pub(super) const DEFAULT_TIME: Duration = Duration::from_mins(10);
+
+    /// For how long a client's flows stay together after its last new one, if they do.
+    pub fn time(self) -> Option<Duration> {
+        match self {
+            Self::Flow => None,
+            Self::Client(time) => Some(time),
+        }
+    }
+}
+
+/// The name of an [`Affinity`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AffinityName {
+    Flow,
+    Client,
+}
+
+impl Value for AffinityName {
+    const WANTED: &'static str = "an affinity: write \"flow\" or \"client\"";
 
     fn read(text: &str) -> Option<Self> {
-        (text == "flow").then_some(Self::Flow)
+        match text {
+            "flow" => Some(Self::Flow),
+            "client" => Some(Self::Client),
+            _ => None,
+        }
+    }
+}
+
+/// How many flows a table holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FlowCount(pub(super) u32);
+
+impl Value for FlowCount {
+    const WANTED: &'static str = "a number of flows: write a whole number from 1024 to 67108864";
+    const QUOTED: bool = false;
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse()
+            .ok()
+            .filter(|count| (1 << 10..=1 << 26).contains(count))
+            .map(Self)
     }
 }
 
@@ -120,9 +162,9 @@ pub(super) fn agree(services: &[Service]) -> Result<(), Conflict> {
 
 /// Whether a service can have these ports after `own`, which it has, and those of `earlier` services.
 fn usable(range: PortRange, own: &[PortRange], earlier: &[Service]) -> Result<(), String> {
-    if range.protocol == Protocol::Udp {
+    if range.protocol == Protocol::Udp && (range.first..=range.last).contains(&TUNNEL_PORT) {
         return Err(format!(
-            "\"{range}\": UDP services are not supported yet: write tcp ports or leave it out"
+            "\"{range}\": {TUNNEL_PORT}/udp is for balancer's own tunnels between servers: leave it out"
         ));
     }
     if let Some(other) = own.iter().find(|other| other.overlaps(range)) {

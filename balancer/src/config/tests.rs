@@ -30,11 +30,16 @@ timeout_periods = 4
 keys = ["/etc/balancer/new.key", "/etc/balancer/cluster.key"]
 interface = "eth1"
 
+[tables]
+flows = 2048
+half_open = 1024
+
 [[service]]
 name = "www"
 ports = ["80/tcp", "443/tcp"]
 capacity = 2000
-affinity = "flow"
+affinity = "client"
+affinity_time = "1h"
 check = { http = "http://127.0.0.1:80/healthz", every = "2s", timeout = "200ms", rise = 1, fall = 5 }
 
 [[service]]
@@ -101,12 +106,16 @@ fn every_key_has_its_effect() {
             ],
             interface: Some("eth1".parse().unwrap()),
         },
+        tables: Tables {
+            flows: 2_048,
+            half_open: 1_024,
+        },
         services: vec![
             Service {
                 name: "www".parse().unwrap(),
                 ports: vec!["80/tcp".parse().unwrap(), "443/tcp".parse().unwrap()],
                 capacity: 2000.try_into().unwrap(),
-                affinity: Affinity::Flow,
+                affinity: Affinity::Client(Duration::from_hours(1)),
                 levels: levels("60%", "12.5%", Policy::LeastLoad),
                 check: Some(Check {
                     kind: CheckKind::Http {
@@ -237,14 +246,21 @@ fn example_shows_the_defaults() {
 fn example_has_every_key() {
     parse(&uncommented(|key| key != "peers")).unwrap();
     parse(&uncommented(|key| key != "group")).unwrap();
-    for section in ["server", "levels", "load", "exchange", "[service]"] {
+    for section in [
+        "server",
+        "levels",
+        "load",
+        "exchange",
+        "tables",
+        "[service]",
+    ] {
         let unknown = EXAMPLE.replace(
             &format!("[{section}]\n"),
             &format!("[{section}]\nxyzzyxyzzy = 1\n"),
         );
         let error = parse(&unknown).unwrap_err();
         let (_, keys) = error.split_once("here may be ").expect(&error);
-        for key in keys.split(", ").filter(|key| *key != "affinity_time") {
+        for key in keys.split(", ") {
             let shown = |line: &str| {
                 line.trim_start_matches('#')
                     .starts_with(&format!("{key} = "))

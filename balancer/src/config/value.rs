@@ -100,7 +100,8 @@ value!(
     Interval,
     KeyPath,
     Name,
-    PeerAddress
+    PeerAddress,
+    Span
 );
 
 /// Name of a server or service: 1 to 64 bytes, printable.
@@ -255,18 +256,37 @@ impl Value for Interval {
         "a time from 10ms to 60s: write a whole number and ms, s or m, as in \"500ms\"";
 
     fn read(text: &str) -> Option<Self> {
-        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-        let unit_ms = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            _ => return None,
-        };
-        let ms = u64::from_str(number).ok()?.checked_mul(unit_ms)?;
-        (10..=60_000)
-            .contains(&ms)
-            .then(|| Self(Duration::from_millis(ms)))
+        milliseconds(text)
+            .filter(|ms| (10..=60_000).contains(ms))
+            .map(|ms| Self(Duration::from_millis(ms)))
     }
+}
+
+/// A time between 1 s and 24 h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span(pub(super) Duration);
+
+impl Value for Span {
+    const WANTED: &'static str =
+        "a time from 1s to 24h: write a whole number and s, m or h, as in \"10m\"";
+
+    fn read(text: &str) -> Option<Self> {
+        milliseconds(text)
+            .filter(|ms| (1_000..=24 * 3_600_000).contains(ms))
+            .map(|ms| Self(Duration::from_millis(ms)))
+    }
+}
+
+fn milliseconds(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    u64::from_str(number).ok()?.checked_mul(unit_ms)
 }
 
 /// Where a key of the cluster is.

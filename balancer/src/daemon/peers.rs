@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::Result;
+use balancer_common::types::Address;
 use ipnet::IpNet;
 
 use super::prepare::Prepared;
@@ -32,6 +33,7 @@ impl Running {
                     self.write_settings()?;
                 }
                 if moved {
+                    self.find_routes(prepared).await?;
                     self.set_foreign(prepared).await?;
                 }
             }
@@ -64,6 +66,32 @@ impl Running {
         self.table.forget(&mut self.datapath.maps, id)?;
         self.write_settings()?;
         self.set_foreign(prepared).await
+    }
+
+    /// Looks up the next hops to peers on other links. They may change at any time, and take a moment to become known.
+    pub(super) async fn find_routes(&mut self, prepared: &Prepared) -> Result<()> {
+        let remote = self.table.remote();
+        for (id, address) in &remote {
+            let route = prepared.host.route_to(*address).await?;
+            let maps = &mut self.datapath.maps;
+            if self.table.set_route(maps, *id, route)?
+                && let Some(peer) = prepared.exchange.cluster().peer(*id)
+            {
+                self.warn_of(peer, &prepared.identities);
+            }
+        }
+        // A tunnel's end is open only where there are tunnels.
+        let ends = if remote.is_empty() {
+            [None; 2]
+        } else {
+            self.table.endpoints()
+        };
+        let [v4, v6] = ends.map(|end| end.map_or_else(Address::default, Address::from));
+        if (self.settings.tunnel_v4, self.settings.tunnel_v6) != (v4, v6) {
+            (self.settings.tunnel_v4, self.settings.tunnel_v6) = (v4, v6);
+            self.write_settings()?;
+        }
+        Ok(())
     }
 
     /// Gives this host the addresses of its peers. Until that works it takes no flows for them, and says so to them.
@@ -108,11 +136,12 @@ impl Running {
             )
         });
         self.warnings.set(&format!("{id} identities"), shared);
-        let apart = !peer.report.leaving && !self.table.is_on_link(&peer.report);
+        let apart = !peer.report.leaving && !self.table.is_in_reach(&peer.report);
         let apart = apart.then(|| {
             format!(
-                "peer {name} has no address in a network of this server's interfaces: nothing can be steered to it. \
-                 Peers behind a router are not supported yet"
+                "peer {name} is on another link, and there is no way for a tunnel to it: nothing can be steered to it. Both \
+                 need addresses of one family and a route to each other (`ip route get`) by an interface that balancer is \
+                 attached to"
             )
         });
         self.warnings.set(&format!("{id} link"), apart);

@@ -135,6 +135,7 @@ impl Running {
         self.services.review_sockets(&mut self.datapath.maps)?;
         let services = self.services.iter().map(|life| &life.config);
         self.guests.begin(prepared.exchange.cluster(), services);
+        self.find_routes(prepared).await?;
         // What failed is tried again, and an address that this host has got since is let go.
         self.set_foreign(prepared).await?;
         // Peers that a predecessor steered flows to, and that nobody has heard of since: do their hosts live?

@@ -27,7 +27,7 @@ impl Running {
         for pin in datapath::pins(&pin_dir, &prepared.interfaces) {
             prepared.host.record(Change::Pinned(pin))?;
         }
-        let mut datapath = Datapath::load(&pin_dir)?;
+        let mut datapath = Datapath::load(&pin_dir, prepared.options.config.tables)?;
         let now = clock::monotonic();
         let config = &prepared.options.config;
         let drain = Drain::resume(&pin_dir, now)?;

@@ -1,6 +1,6 @@
 //! The verdict of the attached program on the first packet of a flow, step by step, from the maps that it goes by.
 //!
-//! Follows `balancer-ebpf/src/steer.rs`; a test runs both on the same packets.
+//! Follows `balancer-ebpf/src/steer.rs` and `choice.rs`; a test runs both on the same packets.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,18 +10,21 @@ use anyhow::Result;
 use balancer_common::decide::{self, Candidate, Own, Peers, Verdict};
 use balancer_common::hash::flow_hash;
 use balancer_common::types::{
-    FOREIGN, Flow, FlowKey, HELD, Identity, MAX_SERVICES, PEER_ALIVE, Peer, PeerLoad, SAME_FLOW_NS,
-    load_of,
+    ASSUMED, ClientKey, FOREIGN, FlowKey, HELD, KEPT, MAX_SERVICES, NO_PEER, PEER_ALIVE, Peer,
+    PeerLoad, Reason, SAME_FLOW_NS, Settings, UDP_FLOW_NS, load_of, millis,
 };
-use balancer_common::wire::TCP;
+use balancer_common::wire::{TCP, UDP};
 use serde::Serialize;
 
 use super::maps::Maps;
 use crate::cluster::Timestamp;
+use crate::config::Protocol;
 
 /// What becomes of a first packet, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
+    /// Its protocol.
+    pub protocol: &'static str,
     /// Where the packet comes from.
     pub client: SocketAddr,
     /// Where it goes.
@@ -57,109 +60,137 @@ pub struct Step {
     pub text: String,
 }
 
-/// Explains the verdict on a SYN from `client` to `destination` that a client sends at `now`. `name` tells a peer's name by
-/// its id.
+/// Explains the verdict on a packet (for TCP, a SYN) from `client` to `destination` that comes at `now`. `name` tells a peer's
+/// name by its id.
 pub fn explain(
     maps: &Maps,
     now: Timestamp,
+    protocol: Protocol,
     client: SocketAddr,
     destination: SocketAddr,
     name: impl Fn(u64) -> String,
 ) -> Result<Explanation> {
     let story = Story {
         maps,
+        settings: maps.settings.get(&0, 0)?,
         now: now.0,
+        protocol,
         name,
         steps: RefCell::default(),
     };
     let (verdict, peer, reason) = story.tell(client, destination)?;
     let peer = peer.map(|slot| story.peer_name(slot)).transpose()?;
     Ok(Explanation {
+        protocol: protocol.name(),
         client,
         destination,
         verdict,
         peer,
-        reason,
+        reason: reason.name(),
         steps: story.steps.into_inner(),
     })
 }
 
 struct Story<'a, N> {
     maps: &'a Maps,
+    settings: Settings,
     now: u64,
+    protocol: Protocol,
     name: N,
     steps: RefCell<Vec<Step>>,
 }
 
-type End = (Outcome, Option<u32>, &'static str);
+type End = (Outcome, Option<u32>, Reason);
 
 impl<N: Fn(u64) -> String> Story<'_, N> {
     fn tell(&self, client: SocketAddr, destination: SocketAddr) -> Result<End> {
-        let number = self.maps.ports.get(&u32::from(destination.port()), 0)?.tcp;
+        let entry = self.maps.ports.get(&u32::from(destination.port()), 0)?;
+        let (number, protocol) = match self.protocol {
+            Protocol::Tcp => (entry.tcp, TCP),
+            Protocol::Udp => (entry.udp, UDP),
+        };
         let Some(service) = u32::from(number)
             .checked_sub(1)
             .filter(|index| *index < MAX_SERVICES)
         else {
-            self.say(
-                "flow",
-                format!("port {}/tcp is of no service", destination.port()),
-            );
-            return Ok((Outcome::Pass, None, "not_ours"));
+            let (port, protocol) = (destination.port(), self.protocol.name());
+            self.say("flow", format!("port {port}/{protocol} is of no service"));
+            return Ok((Outcome::Pass, None, Reason::NOT_OURS));
         };
         let key = FlowKey {
             client: client.ip().into(),
             identity: destination.ip().into(),
             client_port: client.port(),
             port: destination.port(),
-            protocol: u32::from(TCP),
+            protocol: u32::from(protocol),
         };
-        if let Some(slot) = self.known("FLOWS", self.maps.flows.get(&key, 0).ok())? {
-            return Ok((Outcome::Steer, Some(slot), "steered"));
+        if let Some(end) = self.remembered(&key)? {
+            return Ok(end);
         }
-        let interface = match self.maps.identities.get(&key.identity, 0).ok() {
-            Some(Identity { kind: HELD, owner }) => {
+        let identity = self.maps.identities.get(&key.identity, 0).ok();
+        let address = destination.ip();
+        match identity.map(|identity| (identity.kind, identity.owner)) {
+            Some((HELD | ASSUMED, _)) => {
                 self.say(
                     "S201",
-                    format!(
-                        "a new flow to {}, which this server holds",
-                        destination.ip()
-                    ),
+                    format!("a new flow to {address}, which this server holds"),
                 );
-                owner
+                self.decide(service, &key)
             }
-            Some(Identity {
-                kind: FOREIGN,
-                owner,
-            }) => {
+            Some((FOREIGN, owner)) => {
                 let holder = self.peer_name(owner)?;
-                self.say(
-                    "flow",
-                    format!(
-                        "{} is {holder}'s: a packet for it that comes here was steered here",
-                        destination.ip()
-                    ),
+                let text = format!(
+                    "{address} is {holder}'s: a packet for it that comes here was steered here"
                 );
-                return Ok((Outcome::Keep, None, "guest"));
+                self.say("flow", text);
+                Ok((Outcome::Keep, None, Reason::GUEST))
             }
             _ => {
-                self.say(
-                    "flow",
-                    format!(
-                        "{} is no identity of the cluster that this server has",
-                        destination.ip()
-                    ),
-                );
-                return Ok((Outcome::Pass, None, "not_ours"));
+                let text = format!("{address} is no identity of the cluster that this server has");
+                self.say("flow", text);
+                Ok((Outcome::Pass, None, Reason::NOT_OURS))
             }
-        };
-        if let Some(slot) = self.known("HALF_OPEN", self.maps.half_open.get(&key, 0).ok())? {
-            return Ok((Outcome::Steer, Some(slot), "steered_repeated"));
         }
-        self.decide(service, interface, &key)
     }
 
-    fn decide(&self, service: u32, interface: u32, key: &FlowKey) -> Result<End> {
-        let settings = self.maps.settings.get(&0, 0)?;
+    /// What the flow tables say of the flow.
+    fn remembered(&self, key: &FlowKey) -> Result<Option<End>> {
+        let tcp = self.protocol == Protocol::Tcp;
+        if let Ok(flow) = self.maps.flows.get(key, 0) {
+            let age = self.now.saturating_sub(flow.last_seen_ns);
+            let limit = if tcp { SAME_FLOW_NS } else { UDP_FLOW_NS };
+            if let Some(slot) = self.known("FLOWS", flow.peer, age, limit)? {
+                return Ok(Some(end_of(slot, Reason::LOCAL, Reason::STEERED)));
+            }
+        }
+        let Some(flow) = self
+            .maps
+            .half_open
+            .get(flow_hash(key, self.settings.seed))?
+        else {
+            return Ok(None);
+        };
+        let age_ms = millis(self.now).wrapping_sub(flow.seen_ms);
+        let peer = if flow.peer == NO_PEER {
+            KEPT
+        } else {
+            flow.peer.into()
+        };
+        let (kept, steered) = if tcp {
+            (Reason::KEPT_REPEATED, Reason::STEERED_REPEATED)
+        } else {
+            (Reason::LOCAL, Reason::STEERED)
+        };
+        let slot = self.known(
+            "HALF_OPEN",
+            peer,
+            u64::from(age_ms) * 1_000_000,
+            SAME_FLOW_NS,
+        )?;
+        Ok(slot.map(|slot| end_of(slot, kept, steered)))
+    }
+
+    fn decide(&self, service: u32, key: &FlowKey) -> Result<End> {
         let sheet = self.maps.services.get(&service, 0)?;
         let connections = self.maps.connections.get(&service, 0)?;
         let own = Own::from_maps(&sheet, &connections);
@@ -174,44 +205,87 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
                 percent(sheet.sample),
             ),
         );
-        self.say_level(&own);
         let peers = Looks {
             story: self,
             service,
-            interface,
-            count: settings.peers,
+            count: self.settings.peers,
             family: key.client.family(),
-            timeout_ns: settings.timeout_ns,
+            timeout_ns: self.settings.timeout_ns,
             told: RefCell::default(),
         };
-        let verdict = decide::decide(&own, &peers, flow_hash(key, settings.seed));
-        match verdict {
+        if let Some(end) = self.affine(service, sheet.affinity_ns, key, &own, &peers)? {
+            return Ok(end);
+        }
+        self.say_level(&own);
+        match decide::decide(&own, &peers, flow_hash(key, self.settings.seed)) {
             Verdict::KeepBelowLevel => {
                 self.say("S204", "keep".into());
-                Ok((Outcome::Keep, None, "kept_below_level"))
+                Ok((Outcome::Keep, None, Reason::KEPT_BELOW_LEVEL))
             }
             Verdict::KeepNoCandidate => {
                 self.say("S206", "no candidate: keep (S204)".into());
-                Ok((Outcome::Keep, None, "kept_no_candidate"))
-            }
-            Verdict::Steer(_) if self.maps.identities.get(&key.client, 0).is_ok() => {
-                self.say("S204", "the client is a server of the cluster: keep".into());
-                Ok((Outcome::Keep, None, "kept_for_peer"))
+                Ok((Outcome::Keep, None, Reason::KEPT_NO_CANDIDATE))
             }
             Verdict::Steer(slot) => {
-                self.say(
-                    "S208",
-                    format!("{} chooses {}", own.policy.name(), self.peer_name(slot)?),
-                );
-                self.say("S209", format!("steer to {}", self.peer_name(slot)?));
+                let text = format!("{} chooses {}", own.policy.name(), self.peer_name(slot)?);
+                self.say("S208", text);
                 let reason = if own.ready {
-                    "steered_new"
+                    Reason::STEERED_NEW
                 } else {
-                    "steered_not_ready"
+                    Reason::STEERED_NOT_READY
                 };
-                Ok((Outcome::Steer, Some(slot), reason))
+                self.steer(slot, key, reason)
             }
         }
+    }
+
+    /// Where the client's last flow went, if that counts and can still be.
+    fn affine(
+        &self,
+        service: u32,
+        affinity_ns: u64,
+        key: &FlowKey,
+        own: &Own,
+        peers: &Looks<N>,
+    ) -> Result<Option<End>> {
+        let client = ClientKey {
+            client: key.client,
+            service: service.into(),
+        };
+        let Ok(last) = self.maps.clients.get(&client, 0) else {
+            return Ok(None);
+        };
+        let age = self.now.saturating_sub(last.last_seen_ns);
+        if affinity_ns == 0 || age > affinity_ns {
+            return Ok(None);
+        }
+        let seconds = age / 1_000_000_000;
+        if last.peer == KEPT && own.ready {
+            self.say(
+                "flow",
+                format!("the client's last flow, {seconds} s ago, was kept here"),
+            );
+            return Ok(Some((Outcome::Keep, None, Reason::KEPT_BY_AFFINITY)));
+        }
+        if last.peer == KEPT || !peers.candidate(last.peer).is_some_and(|peer| peer.ready) {
+            return Ok(None);
+        }
+        let name = self.peer_name(last.peer)?;
+        self.say(
+            "flow",
+            format!("the client's last flow, {seconds} s ago, went to {name}"),
+        );
+        self.steer(last.peer, key, Reason::STEERED_BY_AFFINITY)
+            .map(Some)
+    }
+
+    fn steer(&self, slot: u32, key: &FlowKey, reason: Reason) -> Result<End> {
+        if self.maps.identities.get(&key.client, 0).is_ok() {
+            self.say("S204", "the client is a server of the cluster: keep".into());
+            return Ok((Outcome::Keep, None, Reason::KEPT_FOR_PEER));
+        }
+        self.say("S209", format!("steer to {}", self.peer_name(slot)?));
+        Ok((Outcome::Steer, Some(slot), reason))
     }
 
     fn say_level(&self, own: &Own) {
@@ -230,31 +304,36 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
         self.say("S203", text);
     }
 
-    /// The slot that an entry of a flow steers to, if the program still goes by it.
-    fn known(&self, map: &str, entry: Option<Flow>) -> Result<Option<u32>> {
-        let Some(flow) = entry else { return Ok(None) };
-        let age = self.now.saturating_sub(flow.last_seen_ns);
-        let peer = self.maps.peers.get(&flow.peer, 0)?;
-        let name = self.peer_name(flow.peer)?;
-        let seconds = age / 1_000_000_000;
-        if age > SAME_FLOW_NS {
+    /// The slot that an entry of a flow steers to (or [`KEPT`]), if the program still goes by it.
+    fn known(&self, map: &str, slot: u32, age_ns: u64, limit_ns: u64) -> Result<Option<u32>> {
+        let seconds = age_ns / 1_000_000_000;
+        if age_ns > limit_ns {
             self.say(
                 "flow",
                 format!("{map} has an entry, {seconds} s old: this is a new flow"),
             );
-        } else if peer.state != PEER_ALIVE {
+            return Ok(None);
+        }
+        if slot == KEPT {
+            self.say(
+                "flow",
+                format!("{map} keeps it here, last packet {seconds} s ago"),
+            );
+            return Ok(Some(slot));
+        }
+        let (peer, name) = (self.maps.peers.get(&slot, 0)?, self.peer_name(slot)?);
+        if peer.state != PEER_ALIVE {
             self.say(
                 "flow",
                 format!("{map} steers it to {name}, whose host is dead: this is a new flow"),
             );
-        } else {
-            self.say(
-                "flow",
-                format!("{map} steers it to {name}, last packet {seconds} s ago"),
-            );
-            return Ok(Some(flow.peer));
+            return Ok(None);
         }
-        Ok(None)
+        self.say(
+            "flow",
+            format!("{map} steers it to {name}, last packet {seconds} s ago"),
+        );
+        Ok(Some(slot))
     }
 
     fn peer_name(&self, slot: u32) -> Result<String> {
@@ -270,8 +349,6 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
 struct Looks<'a, N> {
     story: &'a Story<'a, N>,
     service: u32,
-    /// Where the packet is taken to come in: the interface that has the identity.
-    interface: u32,
     count: u32,
     family: u8,
     timeout_ns: u64,
@@ -286,9 +363,6 @@ impl<N: Fn(u64) -> String> Looks<'_, N> {
         let milliseconds = age / 1_000_000;
         if peer.state != PEER_ALIVE {
             return (None, format!("{name} is dead (S207)"));
-        }
-        if peer.interface != self.interface {
-            return (None, format!("{name} is on another link"));
         }
         if age > self.timeout_ns {
             return (
@@ -307,10 +381,11 @@ impl<N: Fn(u64) -> String> Looks<'_, N> {
             Some(candidate) => (
                 Some(candidate),
                 format!(
-                    "{name} has {}: {} reported {milliseconds} ms ago, {} flows sent since",
+                    "{name} has {}: {} reported {milliseconds} ms ago, {} flows sent since{}",
                     percent(candidate.load),
                     percent(report.load),
-                    report.sent
+                    report.sent,
+                    if peer.tunnel == 0 { "" } else { "; by tunnel" }
                 ),
             ),
         }
@@ -334,6 +409,14 @@ impl<N: Fn(u64) -> String> Peers for Looks<'_, N> {
             self.story.say("S205", text);
         }
         candidate
+    }
+}
+
+fn end_of(slot: u32, kept: Reason, steered: Reason) -> End {
+    if slot == KEPT {
+        (Outcome::Keep, None, kept)
+    } else {
+        (Outcome::Steer, Some(slot), steered)
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Interface {
     pub mac: [u8; 6],
     /// Its own addresses with their networks, those left out that are link-local or come and go.
     pub addresses: Vec<IpNet>,
+    /// The longest IP packet that it carries, in bytes.
+    pub mtu: u32,
     /// Whether it is one end of a veth pair.
     pub veth: bool,
     /// The XDP program that it had when it was looked up.
@@ -91,10 +93,23 @@ impl Interface {
             index: found.index,
             mac,
             addresses: addresses.iter().filter_map(network).collect(),
+            mtu: mtu(&link),
             veth: is_veth(&link),
             xdp: xdp_state(&link),
         })
     }
+}
+
+/// RFC 894's, should the kernel not say.
+fn mtu(link: &LinkMessage) -> u32 {
+    let found = link
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        });
+    found.unwrap_or(1_500)
 }
 
 fn parse_mac(text: &str) -> Option<[u8; 6]> {

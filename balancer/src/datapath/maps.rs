@@ -1,19 +1,23 @@
 //! The pinned maps, typed.
 
+use std::fs;
 use std::io;
 use std::ops::AddAssign;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use balancer_common::types::{
-    Address, Connections, Counters, Flow, FlowKey, Identity, MAX_PEERS, MAX_SERVICES, Mac, Peer,
-    PeerCounters, PeerLoad, Port, Service, Settings,
+    Address, ClientKey, Connections, Counters, Flow, FlowKey, HalfOpenSet, Identity, MAX_PEERS,
+    MAX_SERVICES, Mac, Peer, PeerCounters, PeerLoad, Port, Service, Settings,
 };
 
+use super::half_open::HalfOpenTable;
+
 /// The programs' maps: name (also that of the pin), size of a key, size of a value.
-pub const MAPS: [(&str, usize, usize); 12] = [
+pub const MAPS: [(&str, usize, usize); 14] = [
     ("SETTINGS", 4, size_of::<Settings>()),
     ("PORTS", 4, size_of::<Port>()),
     ("SERVICES", 4, size_of::<Service>()),
@@ -22,10 +26,12 @@ pub const MAPS: [(&str, usize, usize); 12] = [
     ("PEER_MACS", size_of::<Mac>(), 4),
     ("LOADS", 4, size_of::<PeerLoad>()),
     ("CONNECTIONS", 4, size_of::<Connections>()),
-    ("HALF_OPEN", size_of::<FlowKey>(), size_of::<Flow>()),
+    ("HALF_OPEN", 4, size_of::<HalfOpenSet>()),
+    ("CLIENTS", size_of::<ClientKey>(), size_of::<Flow>()),
     ("FLOWS", size_of::<FlowKey>(), size_of::<Flow>()),
     ("COUNTERS", 4, size_of::<Counters>()),
     ("PEER_COUNTERS", 4, size_of::<PeerCounters>()),
+    ("EVENTS", 0, 0),
 ];
 
 /// The maps of one instance. See `balancer_common::types` for what they hold.
@@ -46,7 +52,9 @@ pub struct Maps {
     /// CONNECTIONS.
     pub connections: Array<MapData, Connections>,
     /// `HALF_OPEN`.
-    pub half_open: HashMap<MapData, FlowKey, Flow>,
+    pub half_open: HalfOpenTable,
+    /// CLIENTS.
+    pub clients: HashMap<MapData, ClientKey, Flow>,
     /// FLOWS.
     pub flows: HashMap<MapData, FlowKey, Flow>,
     counters: PerCpuArray<MapData, Counters>,
@@ -84,7 +92,8 @@ impl Maps {
             peer_macs: open(pin_dir, "PEER_MACS")?,
             loads: open(pin_dir, "LOADS")?,
             connections: open(pin_dir, "CONNECTIONS")?,
-            half_open: open(pin_dir, "HALF_OPEN")?,
+            half_open: HalfOpenTable::new(open(pin_dir, "HALF_OPEN")?),
+            clients: open(pin_dir, "CLIENTS")?,
             flows: open(pin_dir, "FLOWS")?,
             counters: open(pin_dir, "COUNTERS")?,
             peer_counters: open(pin_dir, "PEER_COUNTERS")?,
@@ -100,6 +109,23 @@ impl Maps {
     /// Flows and packets sent to the peer in slot `peer`.
     pub fn peer_counters(&self, peer: u32) -> Result<PeerCounters> {
         sum(&self.peer_counters, peer)
+    }
+
+    /// Bytes of kernel memory that the maps pinned in `pin_dir` take.
+    pub fn memory(pin_dir: &Path) -> Result<u64> {
+        let mut total = 0;
+        for (name, ..) in MAPS {
+            let map = MapData::from_pin(pin_dir.join(name))
+                .with_context(|| format!("cannot open the pinned map {name}"))?;
+            let fd = map.fd().as_fd().as_raw_fd();
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
+                .with_context(|| format!("cannot read how much memory {name} takes"))?;
+            let memory = info
+                .lines()
+                .find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok());
+            total += memory.with_context(|| format!("the kernel doesn't say what {name} takes"))?;
+        }
+        Ok(total)
     }
 
     /// Starts the counters of the peer in slot `peer` anew.

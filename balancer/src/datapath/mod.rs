@@ -3,12 +3,14 @@
 //! Everything is pinned, so that it goes on when the daemon ends and the next one takes it over.
 
 pub mod explain;
+pub mod half_open;
 pub mod host;
 pub mod interface;
 pub mod maps;
 mod netns;
 pub mod own;
 pub mod peers;
+pub mod way;
 
 use std::fs;
 use std::io;
@@ -21,6 +23,8 @@ use aya::programs::{
     CgroupAttachMode, Program, ProgramError, SockOps, Xdp, XdpMode, loaded_programs,
 };
 use aya::{Ebpf, EbpfLoader};
+
+use balancer_common::types::WAYS;
 
 use self::interface::{Interface, XdpState};
 use self::maps::{MAPS, Maps};
@@ -45,6 +49,30 @@ pub enum Mode {
     Generic,
 }
 
+/// How many flows the tables of new maps hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tables {
+    /// Of `FLOWS`: flows that are steered, and UDP's that are kept.
+    pub flows: u32,
+    /// Of `HALF_OPEN`: flows of which only first packets were seen. Rounded up to a power of two.
+    pub half_open: u32,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self {
+            flows: 1_048_576,
+            half_open: 65_536,
+        }
+    }
+}
+
+impl Tables {
+    fn half_open_sets(self) -> u32 {
+        self.half_open.div_ceil(WAYS as u32).next_power_of_two()
+    }
+}
+
 /// The loaded programs.
 pub struct Datapath {
     programs: Ebpf,
@@ -54,10 +82,13 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Loads the programs; their maps are those pinned in `pin_dir`, or new ones that are pinned there.
-    pub fn load(pin_dir: &Path) -> Result<Self> {
+    /// Loads the programs; their maps are those pinned in `pin_dir`, or new ones that are pinned there, of which `tables`
+    /// says how large they are.
+    pub fn load(pin_dir: &Path, tables: Tables) -> Result<Self> {
         maps::check_layout(pin_dir)?;
         let mut loader = EbpfLoader::new();
+        loader.map_max_entries("FLOWS", tables.flows);
+        loader.map_max_entries("HALF_OPEN", tables.half_open_sets());
         for (name, ..) in MAPS {
             loader.map_pin_path(name, pin_dir.join(name));
         }

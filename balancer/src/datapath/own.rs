@@ -51,8 +51,9 @@ pub fn settings(
         netns_cookie: netns::cookie()?,
         seed,
         peers,
-        redirect: before.redirect,
         macs: own_macs,
+        half_open_mask: maps.half_open.mask(),
+        ..before
     })
 }
 
@@ -84,6 +85,10 @@ pub fn set_service(
         margin: service.levels.margin.basis_points(),
         policy: service.levels.policy as u32,
         ready: u32::from(state.ready),
+        affinity_ns: service
+            .affinity
+            .time()
+            .map_or(0, |time| time.as_nanos() as u64),
     };
     maps.services
         .set(index, value, 0)

@@ -5,20 +5,21 @@ use std::iter;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
+use aya::Pod;
+use aya::maps::{HashMap, MapData};
 use balancer_common::types::{
-    Address, FOREIGN, HELD, Identity, MAX_PEERS, Mac, OFFERED, PEER_ALIVE, PEER_DEAD, PEER_NONE,
-    Peer, PeerLoad, READY, SERVER,
+    Address, FOREIGN, Flow, HELD, Identity, MAX_PEERS, Mac, OFFERED, PEER_ALIVE, PEER_DEAD,
+    PEER_NONE, Peer, PeerLoad, READY, SERVER,
 };
 use ipnet::IpNet;
 
+use super::host::Route;
 use super::interface::Interface;
 use super::maps::Maps;
 use super::own;
-use crate::cluster::{Link, PortRange, Report, ServerId, ServiceReport, Status, Timestamp};
+use super::way::{Way, endpoints, shared_link};
+use crate::cluster::{PortRange, Report, ServerId, ServiceReport, Status, Timestamp};
 use crate::config::Service;
-
-/// Ethernet address of a peer that is on no link of ours.
-const NOWHERE: [u8; 6] = [0; 6];
 
 /// Which peer has which slot of `PEERS`, and what the peers said.
 pub struct PeerTable {
@@ -32,6 +33,8 @@ pub struct PeerTable {
     /// Ethernet addresses of the same.
     adopted_macs: BTreeMap<[u8; 6], ServerId>,
     reports: BTreeMap<ServerId, Report>,
+    /// Of peers on other links: the next hop to each.
+    routes: BTreeMap<ServerId, Route>,
 }
 
 impl PeerTable {
@@ -75,6 +78,7 @@ impl PeerTable {
             adopted,
             adopted_macs,
             reports: BTreeMap::new(),
+            routes: BTreeMap::new(),
         };
         own::set_identities(maps, &table.identities())?;
         Ok(table)
@@ -101,9 +105,43 @@ impl PeerTable {
             .collect()
     }
 
-    /// Whether packets can be sent on to the peer: it has an address in a network of one of our interfaces.
-    pub fn is_on_link(&self, report: &Report) -> bool {
-        self.shared_link(report).is_some()
+    /// Whether packets can be sent on to the peer.
+    pub fn is_in_reach(&self, report: &Report) -> bool {
+        self.way_to(report).is_some()
+    }
+
+    /// Peers on other links, each with the address that its tunnel leads to.
+    pub fn remote(&self) -> Vec<(ServerId, IpAddr)> {
+        let remote = |report: &&Report| shared_link(&self.interfaces, report).is_none();
+        self.reports
+            .values()
+            .filter(remote)
+            .filter_map(|report| Some((report.server, self.tunnel_to(report)?.1)))
+            .collect()
+    }
+
+    /// Enters the route to a peer on another link; none: there is none. `true`: it differs from what was known.
+    pub fn set_route(
+        &mut self,
+        maps: &mut Maps,
+        id: ServerId,
+        route: Option<Route>,
+    ) -> Result<bool> {
+        let before = match route {
+            Some(route) => self.routes.insert(id, route),
+            None => self.routes.remove(&id),
+        };
+        if before == route {
+            return Ok(false);
+        }
+        if let (Some(slot), Some(report)) = (self.slot(id), self.reports.get(&id)) {
+            let mut peer = maps.peers.get(&slot, 0)?;
+            self.set_way(&mut peer, report);
+            maps.peers
+                .set(slot, peer, 0)
+                .context("cannot write the map PEERS")?;
+        }
+        Ok(true)
     }
 
     /// One more than the highest slot in use.
@@ -163,13 +201,7 @@ impl PeerTable {
         peer.families = families(report);
         peer.last_report_ns = heard.0;
         peer.state = state;
-        if let Some((interface, link)) = self.shared_link(report) {
-            peer.interface = interface.index;
-            peer.mac = link.mac;
-        } else {
-            peer.mac = NOWHERE;
-            peer.state = PEER_DEAD;
-        }
+        self.set_way(&mut peer, report);
         maps.peers
             .set(slot, peer, 0)
             .context("cannot write the map PEERS")?;
@@ -182,11 +214,14 @@ impl PeerTable {
             return Ok(());
         };
         let mut peer = maps.peers.get(&slot, 0)?;
-        peer.state = if status.is_alive() && peer.mac != NOWHERE {
+        peer.state = if status.is_alive() {
             PEER_ALIVE
         } else {
             PEER_DEAD
         };
+        if let Some(report) = self.reports.get(&id) {
+            self.set_way(&mut peer, report);
+        }
         if status == Status::Silent {
             // However long the time-out may be set to: no new flows.
             peer.last_report_ns = 0;
@@ -199,23 +234,15 @@ impl PeerTable {
     /// Forgets a peer. Its slot may be another's from now on.
     pub fn forget(&mut self, maps: &mut Maps, id: ServerId) -> Result<()> {
         self.reports.remove(&id);
+        self.routes.remove(&id);
         self.drop_adopted(id);
         if let Some(slot) = self.slots.remove(&id) {
             maps.peers.set(slot, Peer::default(), 0)?;
             maps.reset_peer_counters(slot)?;
             // Flows are steered by slot: none may be left for whoever gets it next.
-            for flows in [&mut maps.flows, &mut maps.half_open] {
-                let gone: Vec<_> = flows
-                    .iter()
-                    .filter_map(Result::ok)
-                    .filter(|(_, flow)| flow.peer == slot)
-                    .map(|(key, _)| key)
-                    .collect();
-                for key in gone {
-                    // The program may have evicted it meanwhile.
-                    let _ = flows.remove(&key);
-                }
-            }
+            drop_flows_to(&mut maps.flows, slot);
+            drop_flows_to(&mut maps.clients, slot);
+            maps.half_open.forget_peer(slot)?;
         }
         self.set_macs(maps)?;
         own::set_identities(maps, &self.identities())
@@ -242,22 +269,50 @@ impl PeerTable {
         (0..MAX_PEERS).find(|slot| !used.contains(slot))
     }
 
-    /// The first of our interfaces that has a network in common with a link of the peer's.
-    fn shared_link<'a>(&'a self, report: &'a Report) -> Option<(&'a Interface, &'a Link)> {
-        self.interfaces.iter().find_map(|interface| {
+    fn way_to(&self, report: &Report) -> Option<Way> {
+        if let Some((interface, link)) = shared_link(&self.interfaces, report) {
+            return Some(Way::on_link(interface, link));
+        }
+        let (from, to) = self.tunnel_to(report)?;
+        let route = self.routes.get(&report.server)?;
+        let interface = self
+            .interfaces
+            .iter()
+            .find(|own| own.index == route.interface)?;
+        Some(Way::tunnel(interface, *route, from, to))
+    }
+
+    /// A peer that nothing can be sent to counts as dead.
+    fn set_way(&self, peer: &mut Peer, report: &Report) {
+        match self.way_to(report) {
+            Some(way) => way.enter(peer),
+            None => peer.state = PEER_DEAD,
+        }
+    }
+
+    /// Both ends of a tunnel to the peer, over IPv4 if that can be.
+    fn tunnel_to(&self, report: &Report) -> Option<(IpAddr, IpAddr)> {
+        let theirs = endpoints(
+            report.links.iter().flat_map(|link| &link.addresses),
             report
-                .links
+                .identities
                 .iter()
-                .find(|link| {
-                    link.addresses.iter().any(|theirs| {
-                        interface
-                            .addresses
-                            .iter()
-                            .any(|ours| ours.contains(&theirs.addr()))
-                    })
-                })
-                .map(|link| (interface, link))
-        })
+                .map(|identity| identity.address.addr()),
+        );
+        let pairs = self.endpoints().into_iter().zip(theirs);
+        pairs
+            .into_iter()
+            .find_map(|(ours, theirs)| Some((ours?, theirs?)))
+    }
+
+    /// This server's ends of tunnels, over IPv4 and over IPv6.
+    pub fn endpoints(&self) -> [Option<IpAddr>; 2] {
+        endpoints(
+            self.interfaces
+                .iter()
+                .flat_map(|interface| &interface.addresses),
+            self.own.keys().copied(),
+        )
     }
 
     fn set_loads(&self, maps: &mut Maps, slot: u32, report: &Report) -> Result<()> {
@@ -339,7 +394,12 @@ impl PeerTable {
     fn identities(&self) -> BTreeMap<IpAddr, Identity> {
         let mut all = BTreeMap::new();
         let mut enter = |addresses: &mut dyn Iterator<Item = IpAddr>, kind, owner| {
-            all.extend(addresses.map(|address| (address, Identity { kind, owner })));
+            let identity = Identity {
+                kind,
+                owner,
+                ..Identity::default()
+            };
+            all.extend(addresses.map(|address| (address, identity)));
         };
         for (id, report) in &self.reports {
             let Some(peer) = self.slot(*id) else { continue };
@@ -365,6 +425,19 @@ impl PeerTable {
             enter(&mut iter::once(*address), HELD, *interface);
         }
         all
+    }
+}
+
+fn drop_flows_to<K: Pod>(flows: &mut HashMap<MapData, K, Flow>, slot: u32) {
+    let gone: Vec<_> = flows
+        .iter()
+        .filter_map(Result::ok)
+        .filter(|(_, flow)| flow.peer == slot)
+        .map(|(key, _)| key)
+        .collect();
+    for key in gone {
+        // The program may have evicted it meanwhile.
+        let _ = flows.remove(&key);
     }
 }
 

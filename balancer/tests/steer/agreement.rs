@@ -3,22 +3,27 @@
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use balancer::config::Protocol;
 use balancer::datapath::explain::{Explanation, Outcome as Verdict, explain};
 use balancer::exchange::clock;
-use balancer_common::types::{Connections, Flow, Peer, PeerLoad, SAME_FLOW_NS, Service};
+use balancer_common::types::{
+    ClientKey, Connections, Flow, HalfOpen, KEPT, NO_PEER, Peer, PeerLoad, SAME_FLOW_NS, Service,
+    UDP_FLOW_NS, millis,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::frame::{CLIENT, CLIENT_V6, FIRST, IDENTITY, IDENTITY_V6, Segment};
+use crate::frame::{CLIENT, CLIENT_V6, DATAGRAM, FIRST, IDENTITY, IDENTITY_V6, Segment};
 use crate::outcome::{Action, Outcome};
 use crate::server::{
     FOREIGN_IDENTITY, FOREIGN_IDENTITY_V6, PEER_ADDRESS, PEER_ADDRESS_V6, Server, TIMEOUT_NS, WWW,
-    before, key, mac_of,
+    before, key, mac_of, tag,
 };
 
-const CASES: u32 = 1_000;
+const CASES: u32 = 3_000;
 /// Slots of peers that cases use.
 const SLOTS: u32 = 12;
+const AFFINITY_NS: u64 = 90_000_000_000;
 /// Ages on either side of a limit are at least this far from it: the two look at the clock at different times.
 const CLEAR_NS: u64 = 5_000_000_000;
 
@@ -55,6 +60,10 @@ fn explain_agrees_with_the_program() {
         "kept_below_level",
         "kept_no_candidate",
         "kept_for_peer",
+        "kept_by_affinity",
+        "kept_repeated",
+        "local",
+        "steered_by_affinity",
         "steered_new",
         "steered_not_ready",
         "steered_repeated",
@@ -84,6 +93,7 @@ fn compare(told: &Explanation, done: &Outcome) -> Result<(), TestCaseError> {
 /// One packet, and the maps that it meets.
 #[derive(Clone, Debug)]
 struct Case {
+    protocol: Protocol,
     client: SocketAddr,
     destination: SocketAddr,
     service: Service,
@@ -91,6 +101,8 @@ struct Case {
     peers: Vec<Neighbour>,
     half_open: Option<Entry>,
     flow: Option<Entry>,
+    /// Where the client's last flow went.
+    client_last: Option<Entry>,
 }
 
 /// A peer and its report.
@@ -102,10 +114,11 @@ struct Neighbour {
     report: PeerLoad,
 }
 
-/// An entry of `HALF_OPEN` or `FLOWS`.
+/// An entry of `HALF_OPEN`, `FLOWS` or `CLIENTS`.
 #[derive(Clone, Debug)]
 struct Entry {
-    peer: u32,
+    /// None: kept.
+    peer: Option<u32>,
     age_ns: u64,
 }
 
@@ -114,6 +127,10 @@ impl Case {
         Segment {
             from: self.client,
             to: self.destination,
+            transport: match self.protocol {
+                Protocol::Tcp => FIRST.transport,
+                Protocol::Udp => DATAGRAM.transport,
+            },
             ..FIRST
         }
     }
@@ -144,28 +161,48 @@ impl Case {
         }
         let key = key(&self.segment());
         let maps = server.maps();
-        for (map, entry) in [
-            (&mut maps.half_open, &self.half_open),
-            (&mut maps.flows, &self.flow),
-        ] {
-            let _ = map.remove(&key);
-            if let Some(entry) = entry {
-                let flow = Flow {
-                    last_seen_ns: before(entry.age_ns),
-                    peer: entry.peer,
-                    service: WWW,
-                };
-                map.insert(key, flow, 0).unwrap();
-            }
+        let _ = maps.flows.remove(&key);
+        if let Some(entry) = &self.flow {
+            maps.flows.insert(key, entry.flow(), 0).unwrap();
+        }
+        let client = ClientKey {
+            client: key.client,
+            service: WWW.into(),
+        };
+        let _ = maps.clients.remove(&client);
+        if let Some(entry) = &self.client_last {
+            maps.clients.insert(client, entry.flow(), 0).unwrap();
+        }
+        let tag = tag(&self.segment());
+        maps.half_open.remove(tag).unwrap();
+        if let Some(entry) = &self.half_open {
+            let flow = HalfOpen {
+                tag,
+                seen_ms: millis(before(entry.age_ns)),
+                peer: entry.peer.map_or(NO_PEER, |peer| peer as u16),
+                service: WWW as u16,
+            };
+            maps.half_open.insert(flow).unwrap();
         }
     }
 
     fn explain(&self, server: &mut Server) -> Explanation {
         let now = clock::monotonic();
-        explain(server.maps(), now, self.client, self.destination, |id| {
+        let (from, to) = (self.client, self.destination);
+        explain(server.maps(), now, self.protocol, from, to, |id| {
             id.to_string()
         })
         .unwrap()
+    }
+}
+
+impl Entry {
+    fn flow(&self) -> Flow {
+        Flow {
+            last_seen_ns: before(self.age_ns),
+            peer: self.peer.unwrap_or(KEPT),
+            service: WWW,
+        }
     }
 }
 
@@ -179,14 +216,30 @@ fn case() -> impl Strategy<Value = Case> {
     (
         (ends(), any::<u16>(), port),
         (service(), connections(), peers),
-        (entry(), entry()),
+        prop_oneof![2 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp)],
     )
+        .prop_flat_map(|(ends, loads, protocol)| {
+            let limit = match protocol {
+                Protocol::Tcp => SAME_FLOW_NS,
+                Protocol::Udp => UDP_FLOW_NS,
+            };
+            // No flow of TCP that is kept has an entry in FLOWS.
+            let flow = entry(limit).prop_map(move |flow| {
+                flow.filter(|flow| flow.peer.is_some() || protocol == Protocol::Udp)
+            });
+            let entries = (entry(SAME_FLOW_NS), flow, entry(AFFINITY_NS));
+            (Just((ends, loads, protocol)), entries)
+        })
         .prop_map(
             |(
-                ((client, destination), client_port, port),
-                (service, connections, peers),
-                (half_open, flow),
+                (
+                    ((client, destination), client_port, port),
+                    (service, connections, peers),
+                    protocol,
+                ),
+                (half_open, flow, client_last),
             )| Case {
+                protocol,
                 client: SocketAddr::new(client, client_port),
                 destination: SocketAddr::new(destination, port),
                 service,
@@ -194,6 +247,7 @@ fn case() -> impl Strategy<Value = Case> {
                 peers,
                 half_open,
                 flow,
+                client_last,
             },
         )
 }
@@ -244,18 +298,21 @@ fn service() -> impl Strategy<Value = Service> {
         0..=10_000u32,
         0..=5_000u32,
         policy,
-        ready,
+        (ready, any::<bool>()),
     )
         .prop_map(
-            |(uncounted, given_up, cost, sample, overload, margin, policy, ready)| Service {
-                uncounted: i64::from(uncounted).cast_unsigned(),
-                given_up,
-                cost,
-                sample,
-                overload,
-                margin,
-                policy,
-                ready,
+            |(uncounted, given_up, cost, sample, overload, margin, policy, (ready, affinity))| {
+                Service {
+                    uncounted: i64::from(uncounted).cast_unsigned(),
+                    given_up,
+                    cost,
+                    sample,
+                    overload,
+                    margin,
+                    policy,
+                    ready,
+                    affinity_ns: if affinity { AFFINITY_NS } else { 0 },
+                }
             },
         )
 }
@@ -295,8 +352,9 @@ fn neighbour() -> impl Strategy<Value = Neighbour> {
     })
 }
 
-fn entry() -> impl Strategy<Value = Option<Entry>> {
-    let entry = (0..SLOTS, age(SAME_FLOW_NS)).prop_map(|(peer, age_ns)| Entry { peer, age_ns });
+fn entry(limit: u64) -> impl Strategy<Value = Option<Entry>> {
+    let peer = prop_oneof![4 => (0..SLOTS).prop_map(Some), 1 => Just(None)];
+    let entry = (peer, age(limit)).prop_map(|(peer, age_ns)| Entry { peer, age_ns });
     prop::option::weighted(0.2, entry)
 }
 

@@ -26,7 +26,7 @@ pub const CLIENT_V6: SocketAddr = SocketAddr::new(
     40_000,
 );
 
-/// A TCP segment in an IP packet in a frame.
+/// A TCP segment or a UDP datagram in an IP packet in a frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
     pub to_mac: [u8; 6],
@@ -36,7 +36,18 @@ pub struct Segment {
     pub from: SocketAddr,
     /// Of the same address family.
     pub to: SocketAddr,
-    pub flags: u8,
+    pub transport: Transport,
+    /// TTL or hop limit.
+    pub hops: u8,
+}
+
+/// What follows the IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP with these flags, and no payload.
+    Tcp(u8),
+    /// UDP with so many bytes of payload.
+    Udp(usize),
 }
 
 /// The first packet of a client's flow to the service.
@@ -46,13 +57,26 @@ pub const FIRST: Segment = Segment {
     tags: &[],
     from: CLIENT,
     to: SocketAddr::new(IpAddr::V4(IDENTITY), 80),
-    flags: SYN,
+    transport: Transport::Tcp(SYN),
+    hops: 64,
 };
 
 /// The second.
 pub const SECOND: Segment = Segment {
-    flags: ACK,
+    transport: Transport::Tcp(ACK),
     ..FIRST
+};
+
+/// A datagram of a client's flow to the service.
+pub const DATAGRAM: Segment = Segment {
+    transport: Transport::Udp(30),
+    ..FIRST
+};
+
+/// As above, over IPv6.
+pub const DATAGRAM_V6: Segment = Segment {
+    transport: Transport::Udp(30),
+    ..FIRST_V6
 };
 
 /// The first packet of a flow over IPv6.
@@ -96,9 +120,17 @@ impl Segment {
         }
     }
 
+    /// This packet with these flags of TCP.
+    pub fn with_flags(self, flags: u8) -> Self {
+        Self {
+            transport: Transport::Tcp(flags),
+            ..self
+        }
+    }
+
     /// The second packet of the flow.
     pub fn second(self) -> Self {
-        Self { flags: ACK, ..self }
+        self.with_flags(ACK)
     }
 
     /// The frame with right checksums, padded to Ethernet's least length.
@@ -122,40 +154,79 @@ impl Segment {
 
     fn ipv4(&self, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
         let addresses = [from.octets(), to.octets()].concat();
-        let mut header = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, TCP, 0, 0];
-        header.extend(&addresses);
-        let sum = checksum(&header);
-        header[10..12].copy_from_slice(&sum);
-        header.extend(self.tcp(&addresses));
-        header
+        let (protocol, payload) = self.payload(&addresses);
+        ipv4(from, to, protocol, self.hops, &payload)
     }
 
     fn ipv6(&self, from: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
         let addresses = [from.octets(), to.octets()].concat();
-        let mut header = vec![0x60, 0, 0, 0, 0, TCP_LEN, TCP, 64];
-        header.extend(&addresses);
-        header.extend(self.tcp(&addresses));
-        header
+        let (protocol, payload) = self.payload(&addresses);
+        ipv6(from, to, protocol, self.hops, &payload)
     }
 
-    fn tcp(&self, addresses: &[u8]) -> Vec<u8> {
-        let mut tcp = [self.from.port().to_be_bytes(), self.to.port().to_be_bytes()].concat();
-        tcp.extend([0, 0, 0, 1, 0, 0, 0, 0]); // sequence and acknowledgement numbers
-        tcp.extend([5 << 4, self.flags, 0xff, 0xff, 0, 0, 0, 0]); // length, flags, window, checksum, urgent pointer
-        let sum = checksum(&[addresses, &[0, TCP, 0, TCP_LEN], &tcp].concat());
-        tcp[16..18].copy_from_slice(&sum);
-        tcp
+    /// Protocol number, and what follows the IP header.
+    fn payload(&self, addresses: &[u8]) -> (u8, Vec<u8>) {
+        let mut bytes = [self.from.port().to_be_bytes(), self.to.port().to_be_bytes()].concat();
+        let (protocol, at) = match self.transport {
+            Transport::Tcp(flags) => {
+                bytes.extend([0, 0, 0, 1, 0, 0, 0, 0]); // sequence and acknowledgement numbers
+                bytes.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]); // length, flags, window, checksum, urgent pointer
+                (TCP, 16)
+            }
+            Transport::Udp(size) => {
+                bytes.extend(((8 + size) as u16).to_be_bytes());
+                bytes.extend([0, 0]);
+                bytes.extend((0..size).map(|nth| nth as u8));
+                (UDP, 6)
+            }
+        };
+        let sum = checksum(&[addresses, &pseudo(protocol, bytes.len()), &bytes].concat());
+        bytes[at..at + 2].copy_from_slice(&sum);
+        (protocol, bytes)
     }
 }
 
-const TCP: u8 = 6;
-const TCP_LEN: u8 = 20;
+/// An IPv4 packet with right header checksum, not to be fragmented.
+pub fn ipv4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, hops: u8, payload: &[u8]) -> Vec<u8> {
+    let [high, low] = ((20 + payload.len()) as u16).to_be_bytes();
+    let mut header = vec![0x45, 0, high, low, 0, 0, 0x40, 0, hops, protocol, 0, 0];
+    header.extend([from.octets(), to.octets()].concat());
+    mend_ipv4(&mut header);
+    [&header[..], payload].concat()
+}
+
+/// Makes the checksum of an IPv4 header right.
+pub fn mend_ipv4(ip: &mut [u8]) {
+    ip[10..12].fill(0);
+    let sum = checksum(&ip[..20]);
+    ip[10..12].copy_from_slice(&sum);
+}
+
+/// An IPv6 packet.
+pub fn ipv6(from: Ipv6Addr, to: Ipv6Addr, protocol: u8, hops: u8, payload: &[u8]) -> Vec<u8> {
+    let [high, low] = (payload.len() as u16).to_be_bytes();
+    let mut packet = vec![0x60, 0, 0, 0, high, low, protocol, hops];
+    packet.extend([from.octets(), to.octets()].concat());
+    packet.extend(payload);
+    packet
+}
+
+/// What checksums cover beside addresses and payload.
+pub fn pseudo(protocol: u8, length: usize) -> [u8; 4] {
+    let [high, low] = (length as u16).to_be_bytes();
+    [0, protocol, high, low]
+}
+
+/// IP protocol numbers.
+pub const TCP: u8 = 6;
+/// As above.
+pub const UDP: u8 = 17;
 
 /// RFC 1071.
-fn checksum(bytes: &[u8]) -> [u8; 2] {
+pub fn checksum(bytes: &[u8]) -> [u8; 2] {
     let mut sum: u32 = bytes
         .chunks(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
         .sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

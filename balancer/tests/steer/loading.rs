@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use balancer::datapath::maps::MAPS;
-use balancer::datapath::{COUNT_CONNECTIONS, Datapath, STEER};
+use balancer::datapath::{COUNT_CONNECTIONS, Datapath, STEER, Tables};
 use balancer_common::types::Connections;
 
 use crate::frame::{FIRST, SECOND};
@@ -19,7 +19,7 @@ const INSTRUCTIONS: u32 = 200_000;
 #[test]
 fn the_verifier_has_little_to_do() {
     let Some(pins) = Pins::new() else { return };
-    let datapath = Datapath::load(pins.path()).unwrap();
+    let datapath = Datapath::load(pins.path(), Tables::default()).unwrap();
     for name in [STEER, COUNT_CONNECTIONS] {
         let info = datapath.program(name).unwrap().info().unwrap();
         let verified = info
@@ -58,11 +58,13 @@ fn a_successor_takes_the_maps_over() {
 #[test]
 fn pins_of_another_layout_are_refused() {
     let Some(pins) = Pins::new() else { return };
-    drop(Datapath::load(pins.path()).unwrap());
+    drop(Datapath::load(pins.path(), Tables::default()).unwrap());
     // As another version might have left it: PEERS with smaller values, and no PEER_COUNTERS.
     fs::rename(pins.path().join("PEER_COUNTERS"), pins.path().join("PEERS")).unwrap();
     let before = listing(pins.path());
-    let error = Datapath::load(pins.path()).err().expect("a refusal");
+    let error = Datapath::load(pins.path(), Tables::default())
+        .err()
+        .expect("a refusal");
     assert_eq!(
         error.to_string(),
         format!(
@@ -92,37 +94,49 @@ fn bpftool_prints_every_field() {
     server.steers(&FIRST, 0, "steered_new");
     server.steers(&SECOND, 0, "steered");
     server.steers(&FIRST.numbered(1), 0, "steered_new");
+    server.set_service(|service| service.affinity_ns = 1);
+    server.steers(&SECOND.numbered(1), 0, "steered");
+    server.set_service(|service| service.affinity_ns = 0);
+    server.steers(&FIRST.numbered(2), 0, "steered_new");
 
     let flow = "client octets identity client_port port protocol last_seen_ns peer service";
     let fields = [
         (
             "SETTINGS",
-            "timeout_ns netns_cookie seed peers redirect macs",
+            "timeout_ns netns_cookie seed trace_until_ns grace_until_ns peers redirect assumed half_open_mask macs \
+             tunnel_v4 tunnel_v6",
         ),
         ("PORTS", "tcp udp"),
         (
             "SERVICES",
-            "uncounted given_up cost sample overload margin policy ready",
+            "uncounted given_up cost sample overload margin policy ready affinity_ns",
         ),
-        ("IDENTITIES", "octets kind owner"),
-        ("PEERS", "id last_report_ns state interface mac families"),
+        ("IDENTITIES", "octets kind owner grace_until_ns"),
+        (
+            "PEERS",
+            "id last_report_ns state interface mac own_mac families tunnel mtu tunnel_from tunnel_to",
+        ),
         ("PEER_MACS", "octets"),
         ("LOADS", "load cost sent weight flags"),
         ("CONNECTIONS", "open arrived established steered"),
-        ("HALF_OPEN", flow),
+        ("HALF_OPEN", "ways tag seen_ms peer service"),
+        ("CLIENTS", "client octets service last_seen_ns peer"),
         ("FLOWS", flow),
         (
             "COUNTERS",
-            "not_ours local guest kept_below_level kept_no_candidate kept_for_peer kept_repeated steered_new \
-             steered_not_ready steered_repeated steered fallen_back not_steered_twice odd errors",
+            "not_ours local guest kept_below_level kept_no_candidate kept_for_peer kept_by_affinity kept_repeated \
+             steered_new steered_not_ready steered_by_affinity steered_repeated steered steered_fragment steered_error \
+             fallen_back not_steered_twice hop_limit too_big decapsulated tunnel_spoofed tunnel_refused not_exposed grace \
+             odd errors",
         ),
         ("PEER_COUNTERS", "flows packets"),
     ];
-    assert_eq!(
-        fields.map(|(name, _)| name),
-        MAPS.map(|(name, ..)| name),
-        "all maps"
-    );
+    // A ring buffer's records can't be dumped.
+    let dumped = MAPS
+        .iter()
+        .map(|(name, ..)| *name)
+        .filter(|name| *name != "EVENTS");
+    assert!(fields.iter().map(|(name, _)| *name).eq(dumped), "all maps");
     for (name, fields) in fields {
         let dump = dump(&server.pins.path().join(name));
         for field in fields.split(' ') {

@@ -2,9 +2,13 @@
 //!
 //! They need root. Without it they are skipped, unless `BALANCER_REQUIRE_ROOT` is set.
 
+mod affinity;
 mod agreement;
+mod errors;
+mod exposure;
 mod flood;
 mod flows;
+mod fragments;
 mod frame;
 mod loading;
 mod new_flows;
@@ -16,3 +20,5 @@ mod server;
 mod sockets;
 mod sorts;
 mod table;
+mod tunnel;
+mod udp;

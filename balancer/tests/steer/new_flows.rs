@@ -1,10 +1,11 @@
 //! First packets: S202 to S209.
 
-use balancer_common::types::{Flow, OFFERED, PEER_DEAD, PEER_NONE};
+use balancer::exchange::clock;
+use balancer_common::types::{FAMILY_V4, OFFERED, PEER_DEAD, PEER_NONE};
 
-use crate::frame::FIRST;
+use crate::frame::{FIRST, FIRST_V6, Segment, TAG};
 use crate::outcome::Action;
-use crate::server::{FOREIGN_IDENTITY, PEER_ADDRESS, Server, TIMEOUT_NS, WWW, before};
+use crate::server::{FOREIGN_IDENTITY, PEER_ADDRESS, Server, TIMEOUT_NS, WWW, before, mac_of};
 
 #[test]
 fn below_the_level_flows_are_kept() {
@@ -46,16 +47,8 @@ fn above_the_level_flows_go_to_a_peer() {
     server.set_own_load(9_000);
     server.steers(&FIRST, 1, "steered_new");
     let entry = server.half_open(&FIRST).unwrap();
-    assert_eq!(
-        entry,
-        Flow {
-            last_seen_ns: entry.last_seen_ns,
-            peer: 1,
-            service: WWW
-        }
-    );
-    // The clock of the program goes by the kernel's tick.
-    assert!(entry.last_seen_ns >= before(1_000_000_000));
+    assert_eq!((entry.peer, u32::from(entry.service)), (1, WWW));
+    assert!(entry.is_fresh(clock::monotonic().0, 1_000_000_000));
     assert_eq!(server.flow(&FIRST), None);
 }
 
@@ -163,18 +156,51 @@ fn frames_can_be_redirected() {
 }
 
 #[test]
-fn a_peer_on_another_link_gets_no_flow() {
+fn a_tagged_frame_stays_in_its_vlan() {
     let Some(mut server) = Server::new() else {
         return;
     };
     server.add_peer(1_000);
     server.add_peer(3_000);
     server.set_own_load(9_000);
-    // A packet leaves by the interface that it came in by, which the first peer is not on.
+    // A tagged frame has to stay in its VLAN, which the first peer is not on.
     server.set_peer(0, |peer| peer.interface = 9);
+    let tagged = Segment { tags: TAG, ..FIRST };
     for number in 0..20 {
-        server.steers(&FIRST.numbered(number), 1, "steered_new");
+        server.steers(&tagged.numbered(number), 1, "steered_new");
     }
-    server.set_peer(1, |peer| peer.interface = 9);
-    server.admits(&FIRST.numbered(20), "kept_no_candidate");
+    server.set_peer(1, |peer| peer.tunnel = FAMILY_V4);
+    server.admits(&tagged.numbered(20), "kept_no_candidate");
+    // Without a tag, it may leave by another interface: then it is redirected there.
+    let outcome = server.receive(&FIRST.numbered(30).frame());
+    assert_eq!(outcome.action, Action::Redirect);
+    assert_eq!(outcome.counted, [(Some(WWW), "steered_new", 1)]);
+    assert_eq!(outcome.frame[..6], mac_of(0));
+}
+
+/// It would come to its end on the way.
+#[test]
+fn a_packet_that_came_too_far_stays() {
+    let Some(mut server) = Server::new() else {
+        return;
+    };
+    server.add_peer(0);
+    server.set_own_load(9_000);
+    for first in [FIRST, FIRST_V6] {
+        let last = Segment { hops: 1, ..first };
+        server.admits(&last, "hop_limit");
+        assert_eq!(server.half_open(&last), None);
+        let two = Segment {
+            hops: 2,
+            ..first.numbered(1)
+        };
+        server.steers(&two, 0, "steered_new");
+        server.passes(&Segment { hops: 1, ..two }.frame(), Some(WWW), "hop_limit");
+        server.steers(&two.second(), 0, "steered");
+        server.passes(
+            &Segment { hops: 1, ..two }.second().frame(),
+            Some(WWW),
+            "hop_limit",
+        );
+    }
 }

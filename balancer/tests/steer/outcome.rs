@@ -10,6 +10,7 @@ use crate::server::{Server, WWW, mac_of};
 /// What a program tells the kernel to do (`enum xdp_action`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    Drop,
     Pass,
     Tx,
     Redirect,
@@ -30,6 +31,9 @@ pub struct Outcome {
     pub steered: u64,
 }
 
+/// Counters of flows that are steered from now on.
+const NEW: [&str; 3] = ["steered_new", "steered_not_ready", "steered_by_affinity"];
+
 impl Server {
     /// The frame goes to the local stack as it is, counted by `counter` alone.
     #[track_caller]
@@ -43,14 +47,15 @@ impl Server {
         self.stays(&segment.frame(), Some(WWW), counter, 1);
     }
 
-    /// The packet of WWW is sent on to a peer: nothing but its Ethernet addresses changes.
+    /// The packet of WWW is sent on to a peer: nothing but its Ethernet addresses and its hop limit changes.
     #[track_caller]
     pub fn steers(&mut self, segment: &Segment, slot: u32, counter: &'static str) {
-        let new = u64::from(["steered_new", "steered_not_ready"].contains(&counter));
+        let new = u64::from(NEW.contains(&counter));
         let sent_before = self.sent(slot);
         let readdressed = Segment {
             to_mac: mac_of(slot),
             from_mac: segment.to_mac,
+            hops: segment.hops - 1,
             ..*segment
         };
         let expected = Outcome {
@@ -69,6 +74,14 @@ impl Server {
         };
         assert_eq!(self.receive(&segment.frame()), expected);
         assert_eq!(u64::from(self.sent(slot) - sent_before), new);
+    }
+
+    /// The frame is dropped, counted by `counter` alone.
+    #[track_caller]
+    pub fn drops(&mut self, frame: &[u8], service: Option<u32>, counter: &'static str) {
+        let outcome = self.receive(frame);
+        assert_eq!(outcome.action, Action::Drop);
+        assert_eq!(outcome.counted, [(service, counter, 1)]);
     }
 
     #[track_caller]
@@ -120,7 +133,7 @@ impl Server {
     /// Gives the frame to the program, and doesn't look at what was counted.
     pub fn run(&self, frame: &[u8]) -> (Action, Vec<u8>) {
         let program: &Xdp = self.datapath.program(STEER).unwrap().try_into().unwrap();
-        let mut out = vec![0; 2048];
+        let mut out = vec![0; 16_384];
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
@@ -129,6 +142,7 @@ impl Server {
         let result = program.test_run(options).unwrap();
         out.truncate(result.data_size_out as usize);
         let action = match result.return_value {
+            1 => Action::Drop,
             2 => Action::Pass,
             3 => Action::Tx,
             4 => Action::Redirect,

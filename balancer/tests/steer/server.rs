@@ -2,16 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use balancer::datapath::Datapath;
 use balancer::datapath::maps::Maps;
+use balancer::datapath::{Datapath, Tables};
 use balancer::exchange::clock;
+use balancer_common::hash::flow_hash;
 use balancer_common::types::{
-    Address, FAMILY_V4, FAMILY_V6, FOREIGN, Flow, FlowKey, HELD, Identity, MAX_INTERFACES,
-    MAX_SERVICES, Mac, OFFERED, PEER_ALIVE, Peer, PeerLoad, Port, READY, SERVER, Service, Settings,
-    cost_of,
+    Address, FAMILY_V4, FAMILY_V6, FOREIGN, Flow, FlowKey, HELD, HalfOpen, Identity,
+    MAX_INTERFACES, MAX_SERVICES, Mac, OFFERED, PEER_ALIVE, Peer, PeerLoad, Port, READY, SERVER,
+    Service, Settings, cost_of, millis,
 };
 
-use crate::frame::{IDENTITY, IDENTITY_V6, OUR_MAC, Segment};
+use crate::frame::{IDENTITY, IDENTITY_V6, OUR_MAC, Segment, Transport};
 use crate::pins::Pins;
 
 /// The service on port 80. Not the first, lest an index be taken for a number.
@@ -27,6 +28,13 @@ pub const FOREIGN_IDENTITY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 
 pub const PEER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 /// As above.
 pub const PEER_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+
+/// Tables of fewer flows than a server's, since each test makes its own.
+const TABLES: Tables = Tables {
+    flows: 65_536,
+    half_open: 65_536,
+};
+const SEED: u64 = 7;
 
 /// After a silence of this long a peer gets no new flows.
 pub const TIMEOUT_NS: u64 = 20_000_000_000;
@@ -45,7 +53,7 @@ impl Server {
     /// `None`, and says so: there are no privileges to load programs.
     pub fn new() -> Option<Self> {
         let pins = Pins::new()?;
-        let datapath = Datapath::load(pins.path()).unwrap();
+        let datapath = Datapath::load(pins.path(), TABLES).unwrap();
         let mut server = Self {
             datapath,
             peers: 0,
@@ -61,7 +69,7 @@ impl Server {
         for (port, service) in [(80, WWW), (443, TLS)] {
             let number = Port {
                 tcp: service as u8 + 1,
-                udp: 0,
+                udp: service as u8 + 1,
             };
             maps.ports.set(port, number, 0).unwrap();
             let service_entry = Service {
@@ -83,7 +91,11 @@ impl Server {
         ] {
             // The interface that a test run's packets come in by, or the peer in slot 0.
             let owner = u32::from(kind == HELD);
-            let identity = Identity { kind, owner };
+            let identity = Identity {
+                kind,
+                owner,
+                grace_until_ns: 0,
+            };
             maps.identities
                 .insert(Address::from(address), identity, 0)
                 .unwrap();
@@ -96,8 +108,9 @@ impl Server {
 
     pub fn set_settings(&mut self, change: impl FnOnce(&mut Settings)) {
         let mut settings = Settings {
+            half_open_mask: self.maps().half_open.mask(),
             timeout_ns: TIMEOUT_NS,
-            seed: 7,
+            seed: SEED,
             peers: self.peers,
             ..Settings::default()
         };
@@ -143,8 +156,10 @@ impl Server {
             state: PEER_ALIVE,
             interface: 1,
             mac: mac_of(slot),
+            own_mac: OUR_MAC,
             families: FAMILY_V4 | FAMILY_V6,
-            padding: 0,
+            mtu: 1_500,
+            ..Peer::default()
         };
         change(&mut peer);
         self.maps().peers.set(slot, peer, 0).unwrap();
@@ -167,8 +182,8 @@ impl Server {
         self.maps().load(slot, WWW).unwrap().sent
     }
 
-    pub fn half_open(&mut self, segment: &Segment) -> Option<Flow> {
-        self.maps().half_open.get(&key(segment), 0).ok()
+    pub fn half_open(&mut self, segment: &Segment) -> Option<HalfOpen> {
+        self.maps().half_open.get(tag(segment)).unwrap()
     }
 
     pub fn flow(&mut self, segment: &Segment) -> Option<Flow> {
@@ -177,20 +192,27 @@ impl Server {
 
     /// Loads the programs again, on the pins that are there.
     pub fn reload(&mut self) {
-        self.datapath = Datapath::load(self.pins.path()).unwrap();
+        self.datapath = Datapath::load(self.pins.path(), TABLES).unwrap();
     }
 
     /// Makes the flow's entries in `HALF_OPEN` and `FLOWS` this old.
     pub fn age(&mut self, segment: &Segment, nanoseconds: u64) {
         let key = key(segment);
         let maps = self.maps();
-        for flows in [&mut maps.half_open, &mut maps.flows] {
-            if let Ok(mut flow) = flows.get(&key, 0) {
-                flow.last_seen_ns = before(nanoseconds);
-                flows.insert(key, flow, 0).unwrap();
-            }
+        if let Ok(mut flow) = maps.flows.get(&key, 0) {
+            flow.last_seen_ns = before(nanoseconds);
+            maps.flows.insert(key, flow, 0).unwrap();
+        }
+        if let Some(mut flow) = maps.half_open.get(tag(segment)).unwrap() {
+            flow.seen_ms = millis(before(nanoseconds));
+            maps.half_open.insert(flow).unwrap();
         }
     }
+}
+
+/// The hash that a segment's flow is known by.
+pub fn tag(segment: &Segment) -> u64 {
+    flow_hash(&key(segment), SEED)
 }
 
 /// The Ethernet address of the peer in `slot`.
@@ -200,10 +222,16 @@ pub fn mac_of(slot: u32) -> [u8; 6] {
 
 /// The key of a segment's flow.
 pub fn key(segment: &Segment) -> FlowKey {
-    key_of(segment.from, segment.to)
+    FlowKey {
+        protocol: match segment.transport {
+            Transport::Tcp(_) => 6,
+            Transport::Udp(_) => 17,
+        },
+        ..key_of(segment.from, segment.to)
+    }
 }
 
-/// The key of the flow from `client` to `destination`.
+/// The key of the TCP flow from `client` to `destination`.
 pub fn key_of(client: SocketAddr, destination: SocketAddr) -> FlowKey {
     FlowKey {
         client: client.ip().into(),

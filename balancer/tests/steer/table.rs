@@ -195,6 +195,7 @@ fn table(server: &mut Server) -> PeerTable {
         index: 1,
         mac: OUR_MAC,
         addresses: vec!["10.0.0.1/24".parse().unwrap()],
+        mtu: 1_500,
         veth: false,
         xdp: XdpState::None,
     };

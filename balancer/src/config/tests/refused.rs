@@ -251,8 +251,8 @@ fn services() {
                 r#"3:10: "80" is not ports of a service: write PORT/tcp or FIRST-LAST/tcp with 1 to 65535, as in "80/tcp" or "30000-30100/tcp""#,
             ),
             (
-                "[[service]]\nname = \"dns\"\nports = [\"53/tcp\", \"53/udp\"]",
-                r#"3:20: "53/udp": UDP services are not supported yet: write tcp ports or leave it out"#,
+                "[[service]]\nname = \"dns\"\nports = [\"53/tcp\", \"6000-6100/udp\"]",
+                r#"3:20: "6000-6100/udp": 6080/udp is for balancer's own tunnels between servers: leave it out"#,
             ),
             (
                 "[[service]]\nname = \"www\"\nports = [\"80/tcp\", \"1-99/tcp\"]",
@@ -280,12 +280,12 @@ fn services() {
                 r#"4:12: "-1" is not a capacity: write a whole number from 1 to 100000000, the open connections that mean 100 %"#,
             ),
             (
-                r#"affinity = "client""#,
-                r#"4:12: "client" is not an affinity of this version: write "flow" or leave the line out ("client" is not supported yet)"#,
+                r#"affinity = "host""#,
+                r#"4:12: "host" is not an affinity: write "flow" or "client""#,
             ),
             (
                 r#"affinity_time = "10m""#,
-                r#"4:17: affinity_time goes with affinity = "client", which is not supported yet: leave it out"#,
+                r#"4:17: affinity_time goes with affinity = "client": write that, or leave this out"#,
             ),
             (
                 r#"margin = "x""#,
@@ -524,8 +524,8 @@ fn bad_flags_are_refused() {
         r#"--service: there already is a service "80/tcp": give this one another name"#
     );
     assert_eq!(
-        error(services(&["53/udp"])),
-        r#"--service: "53/udp": UDP services are not supported yet: write tcp ports or leave it out"#
+        error(services(&["6080/udp"])),
+        r#"--service: "6080/udp": 6080/udp is for balancer's own tunnels between servers: leave it out"#
     );
     let twice = CliOverrides {
         identities: vec!["10.0.0.1/24".parse().unwrap(); 2],

@@ -18,6 +18,7 @@ mod model;
 pub mod ndp;
 mod netlink;
 mod question;
+mod route;
 mod rules;
 
 use std::{
@@ -32,6 +33,7 @@ use nix::net::if_::if_indextoname;
 pub use self::{
     change::Change,
     kernel::{Family, Rule},
+    route::Route,
 };
 use self::{journal::Journal, kernel::Kernel as _, netlink::Netlink};
 
@@ -58,6 +60,11 @@ impl Host {
             journal: Journal::open(journal)?,
             kernel: Netlink::open()?,
         })
+    }
+
+    /// The next hop to `address`; `None`: there is none, or it isn't known yet.
+    pub async fn route_to(&self, address: IpAddr) -> anyhow::Result<Option<Route>> {
+        route::find(self.kernel.handle(), address).await
     }
 
     /// Makes `interfaces` answer and ask by ARP for their own addresses alone, never for those on `lo`, and their IPv6

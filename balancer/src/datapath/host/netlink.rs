@@ -36,6 +36,10 @@ impl Netlink {
         Ok(Self { handle })
     }
 
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// Whether `interface` has an IPv6 address of global scope (which unique local addresses have, too).
     pub(super) async fn has_global_v6(&self, interface: &str) -> anyhow::Result<bool> {
         let index = if_nametoindex(interface)
@@ -307,7 +311,7 @@ fn accept(result: Result<(), rtnetlink::Error>, harmless: Errno) -> io::Result<(
     }
 }
 
-fn system_error(error: rtnetlink::Error) -> io::Error {
+pub(super) fn system_error(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other),
