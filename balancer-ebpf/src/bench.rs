@@ -10,8 +10,10 @@
     reason = "the macros of aya-ebpf make functions of their own beside those below"
 )]
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_PASS};
 use aya_ebpf::btf_maps::{Array, ProgramArray};
+use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use balancer_common::bench::Variation;
@@ -24,7 +26,7 @@ static VARIATION: Array<Variation, 1> = Array::new();
 static PROGRAMS: ProgramArray<8> = ProgramArray::new();
 
 /// Makes the packet anew, and hands it to the measured program.
-#[xdp]
+#[xdp(frags)]
 pub fn vary(ctx: XdpContext) -> u32 {
     let Some(variation) = VARIATION.get_ptr_mut(0) else {
         return XDP_ABORTED;
@@ -40,35 +42,48 @@ pub fn vary(ctx: XdpContext) -> u32 {
 }
 
 /// What the others are compared with.
-#[xdp]
+#[xdp(frags)]
 pub fn empty(_: XdpContext) -> u32 {
     XDP_PASS
 }
 
-/// Restores the Ethernet addresses and sets the flow: client address and port where IPv4 and TCP or UDP have them. The
-/// checksums are those of the first packet, and nobody checks them.
+/// Makes the frame as long as it was, restores its head, and sets the flow: the client's address and port. The checksums are
+/// those of the first packet, and nobody checks them.
 #[inline(always)]
 fn remake(ctx: &XdpContext, variation: &mut Variation) -> Option<()> {
-    const CLIENT: usize = 26;
-    const CLIENT_PORT: usize = 34;
-    let frame = ctx.data();
-    if frame + CLIENT_PORT + size_of::<u16>() > ctx.data_end() {
-        return None;
+    let surplus = (ctx.data_end() - ctx.data()) as i32 - variation.size as i32;
+    if surplus != 0 {
+        // SAFETY: the context is the program's own; pointers into the packet are made after this.
+        let failed = unsafe { bpf_xdp_adjust_head(ctx.as_ptr().cast(), surplus) };
+        if failed != 0 {
+            return None;
+        }
+    }
+    let head = checked(ctx, 0, size_of_val(&variation.head))? as *mut u64;
+    for (index, word) in variation.head.into_iter().enumerate() {
+        // SAFETY: within the frame, as compared above; balancer's own program has to do with unaligned packets too.
+        unsafe { *head.add(index) = word };
     }
     // Odd, so that 2^n numbers in a row give 2^n flows; large, so that neighbours lie apart as real flows do.
     let nth = variation.next.wrapping_mul(variation.step);
     let number = nth.wrapping_mul(0x9e37_79b1) & variation.mask;
     variation.next = variation.next.wrapping_add(1);
-    // SAFETY: within the frame, as compared above; balancer's own program has to do with unaligned packets too.
-    unsafe {
-        let macs = frame as *mut u32;
-        for (index, word) in variation.macs.into_iter().enumerate() {
-            *macs.add(index) = word;
-        }
-        *((frame + CLIENT) as *mut u32) = variation.client.wrapping_add(number >> 16).to_be();
-        *((frame + CLIENT_PORT) as *mut u16) = (number as u16).to_be();
-    }
+    let client = checked(ctx, variation.client_at, size_of::<u32>())? as *mut u32;
+    // SAFETY: as above.
+    unsafe { *client = variation.client.wrapping_add(number >> 16).to_be() };
+    let port = checked(ctx, variation.port_at, size_of::<u16>())? as *mut u16;
+    // SAFETY: as above.
+    unsafe { *port = (number as u16).to_be() };
     Some(())
+}
+
+/// Address of `size` bytes at `offset`, all within the frame.
+#[inline(always)]
+fn checked(ctx: &XdpContext, offset: u32, size: usize) -> Option<usize> {
+    // The verifier wants a bound of its own.
+    const LONGEST: u32 = 0xff;
+    let start = ctx.data() + (offset & LONGEST) as usize;
+    (start + size <= ctx.data_end()).then_some(start)
 }
 
 #[cfg(not(test))]

@@ -1,19 +1,19 @@
 //! The servers that packets are given to, and the runs.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, include_bytes_aligned};
-use balancer::datapath::{Datapath, STEER};
-use balancer_common::bench::Variation;
+use balancer::datapath::{Datapath, STEER, Tables};
+use balancer_common::bench::{HEAD_WORDS, Variation};
 use balancer_common::decide::Policy;
-use balancer_common::types::{Address, FOREIGN, Identity, MAX_PEERS, Service};
+use balancer_common::types::{Address, FAMILY_V6, FOREIGN, Identity, MAX_PEERS, Service};
 
-use crate::cases::{Case, Flows, Others};
+use crate::cases::{Case, Flows, HERE, HERE_V6, Others};
 use crate::frame::{FIRST, SECOND, Segment};
-use crate::server::{Server, WWW};
+use crate::server::{PEER_ADDRESS, PEER_ADDRESS_V6, Server, WWW};
 
 /// Packets of a case in each round.
 const REPEAT: u32 = 262_144;
@@ -62,7 +62,7 @@ impl Bench {
     /// Loads and fills everything.
     pub fn new() -> Result<Self> {
         let servers = [server()?, server()?];
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80))?;
+        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 80))?;
         let mut outer = Ebpf::load(include_bytes_aligned!(concat!(
             env!("OUT_DIR"),
             "/balancer-bench"
@@ -105,7 +105,7 @@ impl Bench {
     /// One round of a case.
     pub fn measure(&mut self, case: &Case) -> Result<Time> {
         self.server(case.others).set_own_load(case.load);
-        set_peers(self.server(case.others), case.peers);
+        set_peers(self.server(case.others), case.peers, case.tunnel);
         // One client for each history, lest a case find what another one has left.
         let known = Ipv4Addr::new(198, 51, 100, case.history.len() as u8);
         let (client, mask, step, flows) = match (case.flows, case.others) {
@@ -125,24 +125,24 @@ impl Bench {
         let (mut time, mut prepared) = (Time::default(), 0);
         for _ in 0..portions {
             let run = Variation {
-                macs: macs(&case.frame),
                 client: client.to_bits(),
                 next: self.next,
                 step,
                 mask,
                 program: slot(case.others),
+                ..Variation::default()
             };
             let flows = flows.min(portion);
             self.next = self.next.wrapping_add(flows);
             let counted = self.counted(case)?;
-            self.pass(case.history, run, flows)?;
+            self.pass(&case.history, run, flows)?;
             prepared += self.counted(case)? - counted;
             let idle = Variation {
                 program: EMPTY,
                 ..run
             };
-            time.outer += self.run(&case.frame, idle, portion)?;
-            time.measured += self.run(&case.frame, run, portion)?;
+            time.outer += self.run(&case.frame, case.enclosed, idle, portion)?;
+            time.measured += self.run(&case.frame, case.enclosed, run, portion)?;
         }
         let counted = self.counted(case)? - before - prepared;
         let packets = portion * u32::from(portions);
@@ -166,13 +166,14 @@ impl Bench {
             (Others::Full, &[FIRST, SECOND], OLD, FULL - 1, FULL),
         ] {
             self.server(others).set_own_load(OVERLOADED);
+            set_peers(self.server(others), 64, 0);
             let run = Variation {
-                macs: macs(&FIRST.frame()),
                 client: client.to_bits(),
                 next: self.next,
                 step: 1,
                 mask,
                 program: slot(others),
+                ..Variation::default()
             };
             self.next = self.next.wrapping_add(flows);
             self.pass(history, run, flows)?;
@@ -188,15 +189,29 @@ impl Bench {
                 ..run
             };
             for packet in packets {
-                self.run(&packet.frame(), portion, PORTION.min(flows - start))?;
+                self.run(&packet.frame(), false, portion, PORTION.min(flows - start))?;
             }
         }
         Ok(())
     }
 
-    fn run(&mut self, frame: &[u8], run: Variation, repeat: u32) -> Result<i32> {
+    fn run(&mut self, frame: &[u8], enclosed: bool, run: Variation, repeat: u32) -> Result<i32> {
+        let mut frame = frame.to_vec();
+        frame.resize(frame.len().max(8 * HEAD_WORDS), 0);
+        let (client_at, port_at) = client_in(&frame, enclosed);
+        let mut head = [0; HEAD_WORDS];
+        for (word, bytes) in head.iter_mut().zip(frame.chunks(8)) {
+            *word = u64::from_ne_bytes(bytes.try_into()?);
+        }
+        let run = Variation {
+            head,
+            size: frame.len() as u32,
+            client_at,
+            port_at,
+            ..run
+        };
         self.variation.set(0, run, 0)?;
-        test_run(program(&self.outer, "vary")?, frame, repeat)
+        test_run(program(&self.outer, "vary")?, &frame, repeat)
     }
 
     /// Packets that the case's counter has counted.
@@ -221,7 +236,7 @@ impl Bench {
 
 /// A server that neither its flows nor those that it has steered make busier: only what a case says does.
 fn server() -> Result<Server> {
-    let mut server = Server::new().context("no privileges")?;
+    let mut server = Server::with_tables(Tables::default()).context("no privileges")?;
     server.set_service(|service| {
         *service = Service {
             cost: 0,
@@ -239,6 +254,7 @@ fn server() -> Result<Server> {
         let foreign = Identity {
             kind: FOREIGN,
             owner: slot,
+            grace_until_ns: 0,
         };
         server
             .maps()
@@ -248,10 +264,27 @@ fn server() -> Result<Server> {
     Ok(server)
 }
 
-/// Lets only this many peers be in sight. They don't report again, and are on-line all the same.
-fn set_peers(server: &mut Server, peers: u32) {
+/// Lets only this many peers be in sight, on the link or behind tunnels. They don't report again, and are on-line all the same.
+fn set_peers(server: &mut Server, peers: u32, tunnel: u8) {
     server.peers = peers;
-    server.set_settings(|settings| settings.timeout_ns = u64::MAX);
+    server.set_settings(|settings| {
+        settings.timeout_ns = u64::MAX;
+        settings.tunnel_v4 = HERE.into();
+        settings.tunnel_v6 = IpAddr::from(HERE_V6).into();
+    });
+    for slot in 0..MAX_PEERS {
+        server.set_peer(slot, |peer| {
+            peer.tunnel = tunnel;
+            (peer.tunnel_from, peer.tunnel_to) = if tunnel == FAMILY_V6 {
+                (
+                    IpAddr::from(HERE_V6).into(),
+                    IpAddr::from(PEER_ADDRESS_V6).into(),
+                )
+            } else {
+                (HERE.into(), PEER_ADDRESS.into())
+            };
+        });
+    }
 }
 
 fn slot(others: Others) -> u32 {
@@ -261,9 +294,14 @@ fn slot(others: Others) -> u32 {
     }
 }
 
-fn macs(frame: &[u8]) -> [u32; 3] {
-    let word = |at| u32::from_ne_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
-    [word(0), word(4), word(8)]
+/// Where the last four bytes of the client's address and its port are.
+fn client_in(frame: &[u8], enclosed: bool) -> (u32, u32) {
+    const ETHERNET: u32 = 14;
+    let ip = if frame[12] == 8 { 20 } else { 40 };
+    let outer = if enclosed { ip + 8 } else { 0 };
+    let start = ETHERNET + outer;
+    let client = if ip == 20 { 12 } else { 20 };
+    (start + client, start + ip)
 }
 
 fn steer(datapath: &Datapath) -> Result<&ProgramFd> {

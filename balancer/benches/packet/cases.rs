@@ -1,19 +1,26 @@
 //! What is measured.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::frame::{FIRST, IDENTITY, SECOND, Segment};
+use balancer_common::types::{FAMILY_V4, FAMILY_V6};
+
+use crate::frame::{DATAGRAM, FIRST, FIRST_V6, IDENTITY, Segment, ipv4, ipv6};
+use crate::server::{FOREIGN_IDENTITY, FOREIGN_IDENTITY_V6, PEER_ADDRESS, PEER_ADDRESS_V6};
 
 /// Packets of one kind.
 pub struct Case {
     /// As it is printed.
-    pub name: &'static str,
+    pub name: String,
     /// The packet; its client differs from flow to flow.
     pub frame: Vec<u8>,
+    /// Whether the client's packet is in a tunnel's.
+    pub enclosed: bool,
+    /// Family of the peers' tunnels; 0: they are on the link.
+    pub tunnel: u8,
     /// How many flows they are of.
     pub flows: Flows,
     /// What came of these flows before.
-    pub history: &'static [Segment],
+    pub history: Vec<Segment>,
     /// What is in FLOWS beside them.
     pub others: Others,
     /// Own load, in basis points. The overload level is 5,000, the margin 2,000, peers' loads are at 3,100 to 3,899.
@@ -54,123 +61,183 @@ const BUSY: u32 = 5_100;
 /// Overloaded.
 const HIGH: u32 = 9_000;
 
-/// A packet to a port of no service.
-const OTHER_PORT: Segment = Segment {
-    to: SocketAddr::new(IpAddr::V4(IDENTITY), 22),
-    ..SECOND
-};
+/// This server's ends of its tunnels.
+pub const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// As above.
+pub const HERE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
 /// All cases, in the order of the table.
 pub fn all() -> Vec<Case> {
-    vec![
+    let mut cases = vec![
         Case {
             counter: "not_ours",
-            katran: Some("74"),
-            ..local("not ours: TCP, other port", OTHER_PORT.frame())
+            ..new("not ours: ARP", arp())
         },
         Case {
+            frame: DATAGRAM.frame(),
+            flows: Flows::One,
+            history: vec![DATAGRAM, DATAGRAM],
+            counter: "steered",
+            ..new("UDP, steered flow: one", vec![])
+        },
+    ];
+    for (family, first) in [("IPv4", FIRST), ("IPv6", FIRST_V6)] {
+        let all = of_family(first).into_iter().chain(in_tunnels(first));
+        cases.extend(all.map(|case| Case {
+            name: format!("{family}, {}", case.name),
+            ..case
+        }));
+    }
+    cases
+}
+
+/// Peers on the link.
+fn of_family(first: Segment) -> Vec<Case> {
+    let mut other_port = first.second();
+    other_port.to.set_port(22);
+    let (syn, second) = (first.frame(), first.second().frame());
+    let peers = [2, 16, 64, 256].map(|peers| Case {
+        peers,
+        katran: (peers == 64 && first.from.is_ipv4()).then_some("1,345-1,370"),
+        ..new(&format!("new flow, steered: {peers} peers"), syn.clone())
+    });
+    let mut cases = vec![
+        Case {
+            flows: Flows::One,
             counter: "not_ours",
-            ..local("not ours: UDP", udp())
+            katran: first.from.is_ipv4().then_some("74"),
+            ..new("not ours: another port", other_port.frame())
         },
         Case {
-            counter: "not_ours",
-            ..local("not ours: ARP", arp())
-        },
-        Case {
+            flows: Flows::One,
             counter: "local",
-            ..local("ours, flow of no entry", SECOND.frame())
+            ..new("ours, flow of no entry", second.clone())
         },
         Case {
-            katran: Some("173-199"),
-            ..steered("steered flow: one", Flows::One)
+            katran: first.from.is_ipv4().then_some("173-199"),
+            ..steered("steered flow: one", first, Flows::One)
         },
         Case {
-            katran: Some("330-356"),
-            ..steered("steered flow: one of 65,536", Flows::Many)
-        },
-        Case {
-            others: Others::Full,
-            history: &[FIRST, SECOND, FIRST, SECOND],
-            ..steered("steered flow: one of 65,536, in a full table", Flows::Many)
+            katran: first.from.is_ipv4().then_some("330-356"),
+            ..steered("steered flow: one of 65,536", first, Flows::Many)
         },
         Case {
             load: LOW,
             counter: "kept_below_level",
-            ..new("new flow, kept: below the level", 64)
+            ..new("new flow, kept: below the level", syn.clone())
         },
         Case {
             load: BUSY,
             counter: "kept_no_candidate",
-            ..new("new flow, kept: none of 64 peers is lower", 64)
+            ..new("new flow, kept: none of 64 peers is lower", syn.clone())
         },
-        new("new flow, steered: 2 peers", 2),
-        new("new flow, steered: 16 peers", 16),
-        Case {
-            katran: Some("1,345-1,370"),
-            ..new("new flow, steered: 64 peers", 64)
-        },
-        new("new flow, steered: 256 peers", 256),
+    ];
+    cases.extend(peers);
+    cases.extend([
         Case {
             flows: Flows::One,
-            history: &[FIRST],
+            history: vec![first],
             counter: "steered_repeated",
-            ..new("new flow, steered: its SYN again", 64)
+            ..new("new flow, steered: its SYN again", syn)
         },
         Case {
-            frame: SECOND.frame(),
-            history: &[FIRST],
+            history: vec![first],
             counter: "steered",
-            ..new("second packet: moves to the flow table", 64)
+            ..new("second packet: moves to the flow table", second.clone())
         },
-        Case {
-            frame: SECOND.frame(),
-            history: &[FIRST],
+    ]);
+    if first.from.is_ipv4() {
+        cases.push(Case {
             others: Others::Full,
+            history: [first, first.second()].repeat(2),
+            ..steered(
+                "steered flow: one of 65,536, in a full table",
+                first,
+                Flows::Many,
+            )
+        });
+        cases.push(Case {
+            others: Others::Full,
+            history: vec![first],
             counter: "steered",
-            ..new("second packet: same, in a full table", 64)
+            ..new("second packet: same, in a full table", second)
+        });
+    }
+    cases
+}
+
+/// Peers on other links: in tunnels of the family of what they carry.
+fn in_tunnels(first: Segment) -> Vec<Case> {
+    let tunnel = if first.from.is_ipv4() {
+        FAMILY_V4
+    } else {
+        FAMILY_V6
+    };
+    let mut guest = first.second();
+    guest.to.set_ip(match first.to {
+        SocketAddr::V4(_) => FOREIGN_IDENTITY.into(),
+        SocketAddr::V6(_) => FOREIGN_IDENTITY_V6.into(),
+    });
+    vec![
+        Case {
+            tunnel,
+            ..steered("tunnel, steered flow: one", first, Flows::One)
+        },
+        Case {
+            tunnel,
+            ..steered("tunnel, steered flow: one of 65,536", first, Flows::Many)
+        },
+        Case {
+            tunnel,
+            ..new("tunnel, new flow, steered: 64 peers", first.frame())
+        },
+        Case {
+            enclosed: true,
+            tunnel,
+            flows: Flows::One,
+            counter: "decapsulated",
+            ..new("tunnel, out of it: a guest", enclosed(&guest.frame()))
         },
     ]
 }
 
-fn local(name: &'static str, frame: Vec<u8>) -> Case {
+fn steered(name: &str, first: Segment, flows: Flows) -> Case {
     Case {
-        frame,
-        flows: Flows::One,
-        ..new(name, 64)
-    }
-}
-
-fn steered(name: &'static str, flows: Flows) -> Case {
-    Case {
-        frame: SECOND.frame(),
         flows,
-        history: &[FIRST, SECOND],
+        history: vec![first, first.second()],
         counter: "steered",
-        ..new(name, 64)
+        ..new(name, first.second().frame())
     }
 }
 
-fn new(name: &'static str, peers: u32) -> Case {
+fn new(name: &str, frame: Vec<u8>) -> Case {
     Case {
-        name,
-        frame: FIRST.frame(),
+        name: name.to_owned(),
+        frame,
+        enclosed: false,
+        tunnel: 0,
         flows: Flows::New,
-        history: &[],
+        history: vec![],
         others: Others::None,
         load: HIGH,
-        peers,
+        peers: 64,
         counter: "steered_new",
         katran: None,
     }
 }
 
-/// A UDP datagram to the service's port.
-fn udp() -> Vec<u8> {
-    const PROTOCOL: usize = 23;
+/// The frame's packet in a datagram from peer 0, over its own family.
+fn enclosed(frame: &[u8]) -> Vec<u8> {
     const UDP: u8 = 17;
-    let mut frame = FIRST.frame();
-    frame[PROTOCOL] = UDP;
-    frame
+    let udp_len = (8 + frame.len() - 14) as u16;
+    let mut udp = [[0xc0, 1], [0x17, 0xc0], udp_len.to_be_bytes(), [0, 0]].concat();
+    udp.extend(&frame[14..]);
+    let packet = if frame[12] == 8 {
+        ipv4(PEER_ADDRESS, HERE, UDP, 60, &udp)
+    } else {
+        ipv6(PEER_ADDRESS_V6, HERE_V6, UDP, 60, &udp)
+    };
+    [&frame[..14], &packet].concat()
 }
 
 /// An ARP request for the identity (RFC 826), from a client on this link.
@@ -182,6 +249,5 @@ fn arp() -> Vec<u8> {
     frame.extend(CLIENT.octets());
     frame.extend([0; 6]);
     frame.extend(IDENTITY.octets());
-    frame.resize(60, 0);
     frame
 }

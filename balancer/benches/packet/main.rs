@@ -63,7 +63,7 @@ fn main() -> Result<()> {
         .iter()
         .zip(net)
         .map(|(case, net)| Row {
-            name: case.name,
+            name: &case.name,
             net: Spread::of(net),
             katran: case.katran,
         })

@@ -1,9 +1,9 @@
 //! What is printed.
 
 /// The times of one case, in nanoseconds.
-pub struct Row {
+pub struct Row<'a> {
     /// What the packets are.
-    pub name: &'static str,
+    pub name: &'a str,
     /// What the program took, without what an empty one takes.
     pub net: Spread,
     /// What Katran took for the like on another day.
@@ -31,7 +31,7 @@ impl Spread {
 }
 
 /// The rows as a table in Markdown that lines up as text, too.
-pub fn markdown(rows: &[Row], empty: Spread) -> String {
+pub fn markdown(rows: &[Row<'_>], empty: Spread) -> String {
     let head = [
         "ns per packet",
         "median",

@@ -29,11 +29,7 @@ pub const PEER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 /// As above.
 pub const PEER_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 
-/// Tables of fewer flows than a server's, since each test makes its own.
-const TABLES: Tables = Tables {
-    flows: 65_536,
-    half_open: 65_536,
-};
+/// What flows are hashed with.
 const SEED: u64 = 7;
 
 /// After a silence of this long a peer gets no new flows.
@@ -52,8 +48,17 @@ pub struct Server {
 impl Server {
     /// `None`, and says so: there are no privileges to load programs.
     pub fn new() -> Option<Self> {
+        // Fewer flows than there can be: each test makes tables of its own.
+        Self::with_tables(Tables {
+            flows: 65_536,
+            half_open: 65_536,
+        })
+    }
+
+    /// As above, with tables of this size.
+    pub fn with_tables(tables: Tables) -> Option<Self> {
         let pins = Pins::new()?;
-        let datapath = Datapath::load(pins.path(), TABLES).unwrap();
+        let datapath = Datapath::load(pins.path(), tables).unwrap();
         let mut server = Self {
             datapath,
             peers: 0,
@@ -192,7 +197,7 @@ impl Server {
 
     /// Loads the programs again, on the pins that are there.
     pub fn reload(&mut self) {
-        self.datapath = Datapath::load(self.pins.path(), TABLES).unwrap();
+        self.datapath = Datapath::load(self.pins.path(), Tables::default()).unwrap();
     }
 
     /// Makes the flow's entries in `HALF_OPEN` and `FLOWS` this old.
