@@ -227,6 +227,7 @@ fn example_shows_the_defaults() {
             "identities",
             "peers",
             "interface",
+            "affinity_time",
             "check",
         ]
         .contains(&key)
@@ -244,8 +245,15 @@ fn example_shows_the_defaults() {
 
 #[test]
 fn example_has_every_key() {
-    parse(&uncommented(|key| key != "peers")).unwrap();
-    parse(&uncommented(|key| key != "group")).unwrap();
+    parse(&uncommented(|key| {
+        !["peers", "affinity_time"].contains(&key)
+    }))
+    .unwrap();
+    parse(&uncommented(|key| !["group", "affinity"].contains(&key))).unwrap_err();
+    parse(&uncommented(|key| {
+        !["group", "affinity_time"].contains(&key)
+    }))
+    .unwrap();
     for section in [
         "server",
         "levels",
