@@ -14,6 +14,8 @@ policy = "$policy"
 
 [load]
 cpu = "0%"
+run_queue = "0%"
+memory_pressure = "0%"
 
 [[service]]
 name = "www"

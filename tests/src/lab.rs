@@ -14,8 +14,7 @@ use crate::{Host, Server, leftovers, server};
 
 /// A configuration with a capacity of 20 connections. The hosts of a lab share one CPU, which says nothing about any one of
 /// them.
-pub const WITHOUT_CPU: &str =
-    "[load]\ncpu = \"0%\"\n\n[[service]]\nname = \"www\"\nports = [\"80/tcp\"]\ncapacity = 20\n";
+pub const WITHOUT_CPU: &str = "[load]\ncpu = \"0%\"\nrun_queue = \"0%\"\nmemory_pressure = \"0%\"\n\n[[service]]\nname = \"www\"\nports = [\"80/tcp\"]\ncapacity = 20\n";
 
 /// A cluster, its servers called web1, web2 and so on. All of it ceases to be when this is dropped.
 pub struct Lab {

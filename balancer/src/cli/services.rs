@@ -25,11 +25,11 @@ impl Services {
 /// The services as a table.
 pub fn text(services: &[Service]) -> String {
     let head = [
-        "service", "ports", "load", "conns", "new", "capacity", "cpu", "overload", "margin",
-        "policy", "health",
+        "service", "ports", "load", "conns", "new", "capacity", "queue", "host", "overload",
+        "margin", "policy", "health",
     ];
     let rows: Vec<_> = services.iter().map(row).collect();
-    table(&head, &rows, &[2, 3, 4, 5, 6, 7, 8])
+    table(&head, &rows, &[2, 3, 4, 5, 6, 7, 8, 9])
 }
 
 fn row(service: &Service) -> Vec<String> {
@@ -44,7 +44,8 @@ fn row(service: &Service) -> Vec<String> {
         service.connections.to_string(),
         service.pending.to_string(),
         service.capacity.to_string(),
-        percent(service.load_cpu),
+        percent(service.load_accept_queue),
+        percent(service.load_host),
         percent(service.overload),
         percent(service.margin),
         service.policy.clone(),

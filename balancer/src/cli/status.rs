@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::table::{counters, duration, percent};
+use super::table::{counters, duration, percent, table};
 use super::{Instance, drain, peers, services, show};
 use crate::control::status::Status;
 
@@ -51,6 +51,7 @@ fn text(status: &Status) -> String {
     for warning in &status.warnings {
         text += &format!("WARNING: {warning}\n");
     }
+    text += &load(status);
     text += &format!("\nservices\n{}", services::text(&status.services));
     text += &format!("\npeers\n{}", peers::text(&status.peers));
     text += "\npackets\n";
@@ -60,4 +61,25 @@ fn text(status: &Status) -> String {
     text += &format!("  other: {}\n", counters(&status.packets));
     text += &format!("\nexchange\n  {}\n", counters(&status.exchange));
     text
+}
+
+/// What the host's load is made of.
+fn load(status: &Status) -> String {
+    let rows: Vec<_> = status
+        .load_parts
+        .iter()
+        .map(|part| {
+            vec![
+                part.name.clone(),
+                percent(part.measured),
+                percent(part.weight),
+                percent(part.load),
+            ]
+        })
+        .collect();
+    format!(
+        "\nhost (measuring takes {} us, ten times a second)\n{}",
+        status.sample_cost_us,
+        table(&["part", "measured", "weight", "counts"], &rows, &[1, 2, 3])
+    )
 }

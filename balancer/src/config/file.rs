@@ -12,6 +12,7 @@ use super::{
     check::CheckTable,
     error::Problem,
     level::{Level, Levels, Margin, PolicyName, Weight},
+    load_probe::LoadProbeTable,
     ports::PortRange,
     service::{self, Affinity, AffinityName, Capacity, FlowCount},
     value::{
@@ -28,7 +29,7 @@ pub(super) fn parse(text: &str) -> Result<Config, Problem> {
     let mut config = Config {
         server: file.server.resolve()?,
         levels,
-        load: file.load.resolve(),
+        load: file.load.resolve()?,
         exchange: file.exchange.resolve()?,
         tables: file.tables.resolve(),
         services: services(file.service, levels)?,
@@ -100,14 +101,27 @@ struct LevelsTable {
 )]
 struct LoadTable {
     cpu: Option<Weight>,
+    run_queue: Option<Weight>,
+    cpu_pressure: Option<Weight>,
+    memory_pressure: Option<Weight>,
+    io_pressure: Option<Weight>,
+    accept_queue: Option<Weight>,
+    probe: Option<Spanned<LoadProbeTable>>,
 }
 
 impl LoadTable {
-    fn resolve(self) -> Load {
+    fn resolve(self) -> Result<Load, Problem> {
         let default = Load::default();
-        Load {
-            cpu: self.cpu.map_or(default.cpu, Weight::level),
-        }
+        let or = |weight: Option<Weight>, default| weight.map_or(default, Weight::level);
+        Ok(Load {
+            cpu: or(self.cpu, default.cpu),
+            run_queue: or(self.run_queue, default.run_queue),
+            cpu_pressure: or(self.cpu_pressure, default.cpu_pressure),
+            memory_pressure: or(self.memory_pressure, default.memory_pressure),
+            io_pressure: or(self.io_pressure, default.io_pressure),
+            accept_queue: or(self.accept_queue, default.accept_queue),
+            probe: self.probe.map(LoadProbeTable::resolve).transpose()?,
+        })
     }
 }
 

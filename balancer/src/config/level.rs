@@ -18,6 +18,12 @@ impl Level {
     /// 100 %.
     pub const FULL: Self = Self(10_000);
 
+    /// 50 %.
+    pub const HALF: Self = Self(5_000);
+
+    /// 0 %.
+    pub const NONE: Self = Self(0);
+
     /// In basis points: 10,000 is 100 %.
     pub const fn basis_points(self) -> u32 {
         self.0

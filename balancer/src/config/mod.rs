@@ -7,6 +7,7 @@ mod check;
 mod error;
 mod file;
 mod level;
+mod load_probe;
 mod ports;
 mod service;
 mod setting;
@@ -32,6 +33,7 @@ pub use self::{
     check::{Check, CheckKind, CommandLine, Step},
     error::ConfigError,
     level::{Level, Levels, Margin, Policy, PolicyName},
+    load_probe::{LoadProbe, LoadSource},
     ports::{PortRange, Protocol},
     service::{Affinity, Service},
     setting::{SHORT, Setting},
@@ -72,16 +74,41 @@ pub struct Server {
     pub identities: Vec<Identity>,
 }
 
-/// What own load is made of, beside the services' connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What own load is made of, beside the services' connections: what each part counts, from 0 % (not at all) to 100 % (as it
+/// is measured).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// What the CPU time in use counts: 100 % as it is, 0 % not at all.
+    /// CPU time in use.
     pub cpu: Level,
+    /// Tasks that run or wait for a CPU, for each CPU.
+    pub run_queue: Level,
+    /// Time in which some task waited for a CPU.
+    pub cpu_pressure: Level,
+    /// Time in which all tasks waited for memory.
+    pub memory_pressure: Level,
+    /// Time in which all tasks waited for a disk.
+    pub io_pressure: Level,
+    /// How full a service's accept queue is.
+    pub accept_queue: Level,
+    /// The user's own measure.
+    pub probe: Option<LoadProbe>,
 }
 
 impl Default for Load {
+    /// Half of the run queue: with one CPU and requests that come at random, half of its length exceeds the CPU time in use
+    /// above 50 % only, and with more CPUs later. Above 100 % it tells how much is asked for.
+    ///
+    /// Waiting for a CPU is part of the run queue; waiting for disks, as by a backup, need not touch the services.
     fn default() -> Self {
-        Self { cpu: Level::FULL }
+        Self {
+            cpu: Level::FULL,
+            run_queue: Level::HALF,
+            cpu_pressure: Level::NONE,
+            memory_pressure: Level::FULL,
+            io_pressure: Level::NONE,
+            accept_queue: Level::FULL,
+            probe: None,
+        }
     }
 }
 

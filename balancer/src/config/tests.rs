@@ -22,6 +22,12 @@ policy = "least-load"
 
 [load]
 cpu = "40%"
+run_queue = "30%"
+cpu_pressure = "20%"
+memory_pressure = "10%"
+io_pressure = "5%"
+accept_queue = "90%"
+probe = { command = ["/usr/local/bin/load", "--percent"], every = "3s", timeout = "1s", weight = "80%" }
 
 [exchange]
 group = "239.255.99.19:9919"
@@ -95,6 +101,20 @@ fn every_key_has_its_effect() {
         levels: levels("60%", "12.5%", Policy::LeastLoad),
         load: Load {
             cpu: "40%".parse().unwrap(),
+            run_queue: "30%".parse().unwrap(),
+            cpu_pressure: "20%".parse().unwrap(),
+            memory_pressure: "10%".parse().unwrap(),
+            io_pressure: "5%".parse().unwrap(),
+            accept_queue: "90%".parse().unwrap(),
+            probe: Some(LoadProbe {
+                source: LoadSource::Command(CommandLine {
+                    program: "/usr/local/bin/load".into(),
+                    arguments: vec!["--percent".into()],
+                }),
+                every: Duration::from_secs(3),
+                timeout: Duration::from_secs(1),
+                weight: "80%".parse().unwrap(),
+            }),
         },
         exchange: Exchange {
             conversation: Conversation::Group("239.255.99.19:9919".parse().unwrap()),
@@ -228,6 +248,7 @@ fn example_shows_the_defaults() {
             "peers",
             "interface",
             "affinity_time",
+            "probe",
             "check",
         ]
         .contains(&key)

@@ -33,6 +33,10 @@ pub struct Status {
     pub interfaces: Vec<Interface>,
     /// The identities that it holds.
     pub identities: Vec<IpAddr>,
+    /// What its load is made of, beside its services' own.
+    pub load_parts: Vec<LoadPart>,
+    /// CPU time that a sample of its load takes, in microseconds. There are ten a second.
+    pub sample_cost_us: u64,
     /// Its services.
     pub services: Vec<Service>,
     /// Its peers.
@@ -71,6 +75,19 @@ pub struct Interface {
     pub mode: XdpState,
 }
 
+/// A part of a server's load.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LoadPart {
+    /// As `[load]` calls it.
+    pub name: String,
+    /// As it was measured.
+    pub measured: u32,
+    /// What it counts: 10,000 as it is, 0 not at all.
+    pub weight: u32,
+    /// Its measure by its weight.
+    pub load: u32,
+}
+
 /// A service of this server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Service {
@@ -80,12 +97,14 @@ pub struct Service {
     pub ports: Vec<String>,
     /// Open connections that mean 100 %.
     pub capacity: u32,
-    /// Own load (S202): the higher one of the next two.
+    /// Own load (S202): the highest of the next three.
     pub load: u32,
     /// Load by connections.
     pub load_connections: u32,
-    /// Load by CPU.
-    pub load_cpu: u32,
+    /// Load by its accept queue.
+    pub load_accept_queue: u32,
+    /// Load of the host: the highest of its parts.
+    pub load_host: u32,
     /// Connections open now.
     pub connections: u64,
     /// Connections in the making.

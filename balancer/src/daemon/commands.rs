@@ -7,18 +7,17 @@ use tokio::sync::oneshot;
 
 use super::prepare::{Prepared, load_keys};
 use super::report;
-use super::running::Running;
+use super::running::{Inputs, Running};
 use crate::config::{Config, Setting, Source};
 use crate::control::{Answer, Question, Request};
 use crate::exchange::Keyring;
-use crate::health::Monitor;
 
 impl Running {
     /// Answers a command. To who detached it the answer is due when everything is undone.
     pub(super) fn on_question(
         &mut self,
         prepared: &mut Prepared,
-        monitor: &mut Monitor,
+        inputs: &mut Inputs,
         question: Question,
     ) -> Option<oneshot::Sender<Answer>> {
         let result = match question.request {
@@ -26,9 +25,9 @@ impl Running {
                 report::status(self, prepared).map(|status| Answer::Status(Box::new(status)))
             }
             Request::Drain(on) => self.set_drain(prepared, on).map(|()| Answer::Done),
-            Request::Set(settings, save) => self
-                .set(prepared, monitor, &settings, save)
-                .map(Answer::Set),
+            Request::Set(settings, save) => {
+                self.set(prepared, inputs, &settings, save).map(Answer::Set)
+            }
             Request::Detach(names) => match self.may_detach(&names) {
                 Ok(()) => return Some(question.answer),
                 Err(error) => Err(error),
@@ -65,24 +64,24 @@ impl Running {
     }
 
     /// SIGHUP.
-    pub(super) fn on_hang_up(&mut self, prepared: &mut Prepared, monitor: &mut Monitor) {
-        match self.reload(prepared, monitor) {
+    pub(super) fn on_hang_up(&mut self, prepared: &mut Prepared, inputs: &mut Inputs) {
+        match self.reload(prepared, inputs) {
             Ok(()) => log::info!("SIGHUP: the configuration is in effect"),
             Err(error) => log::error!("SIGHUP: nothing has changed: {error:#}"),
         }
     }
 
-    fn reload(&mut self, prepared: &mut Prepared, monitor: &mut Monitor) -> Result<()> {
+    fn reload(&mut self, prepared: &mut Prepared, inputs: &mut Inputs) -> Result<()> {
         let (source, config) = prepared.options.source.reopen()?;
         let plan = Plan::check(prepared, source, config)?;
-        self.go_by(prepared, monitor, plan)
+        self.go_by(prepared, inputs, plan)
     }
 
     /// `balancer set`. Returns the file that it was saved to.
     fn set(
         &mut self,
         prepared: &mut Prepared,
-        monitor: &mut Monitor,
+        inputs: &mut Inputs,
         settings: &[Setting],
         save: bool,
     ) -> Result<Option<PathBuf>> {
@@ -93,16 +92,20 @@ impl Running {
         } else {
             None
         };
-        self.go_by(prepared, monitor, plan)?;
+        self.go_by(prepared, inputs, plan)?;
         for setting in settings {
             log::info!("set {setting}{}", if save { ", and saved" } else { "" });
         }
         Ok(file)
     }
     /// Puts a configuration into effect: in the maps, and in what peers are told.
-    fn go_by(&mut self, prepared: &mut Prepared, monitor: &mut Monitor, plan: Plan) -> Result<()> {
+    fn go_by(&mut self, prepared: &mut Prepared, inputs: &mut Inputs, plan: Plan) -> Result<()> {
         let exchange = &plan.config.exchange;
-        self.services.reconfigure(&plan.config, monitor);
+        if plan.config.load.probe != prepared.options.config.load.probe {
+            self.warnings.set("load probe", None);
+        }
+        self.services
+            .reconfigure(&plan.config, &mut inputs.monitor, &mut inputs.probe);
         prepared.exchange.set_keyring(plan.keyring);
         prepared.exchange.set_timing(exchange.timing());
         self.settings.timeout_ns = exchange.timeout().as_nanos() as u64;

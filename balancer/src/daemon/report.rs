@@ -10,8 +10,9 @@ use super::prepare::Prepared;
 use super::running::Running;
 use super::services::ServiceLife;
 use crate::cluster;
-use crate::control::status::{Interface, Peer, PeerService, Service, Status};
+use crate::control::status::{Interface, LoadPart, Peer, PeerService, Service, Status};
 use crate::exchange::clock;
+use crate::load::Part;
 
 /// How everything is at this moment.
 pub fn status(running: &Running, prepared: &Prepared) -> Result<Status> {
@@ -37,6 +38,13 @@ pub fn status(running: &Running, prepared: &Prepared) -> Result<Status> {
             })
             .collect(),
         identities: prepared.identities.iter().map(ipnet::IpNet::addr).collect(),
+        load_parts: running
+            .services
+            .load_parts()
+            .iter()
+            .map(load_part)
+            .collect(),
+        sample_cost_us: running.services.sample_cost().as_micros() as u64,
         services: (0..)
             .zip(running.services.iter())
             .map(|(index, life)| service(running, index, life))
@@ -53,6 +61,15 @@ pub fn status(running: &Running, prepared: &Prepared) -> Result<Status> {
     })
 }
 
+fn load_part(part: &Part) -> LoadPart {
+    LoadPart {
+        name: part.name.to_owned(),
+        measured: part.measured,
+        weight: part.weight,
+        load: part.load(),
+    }
+}
+
 fn service(running: &Running, index: u32, life: &ServiceLife) -> Result<Service> {
     let maps = &running.datapath.maps;
     let sheet = maps.services.get(&index, 0)?;
@@ -65,7 +82,14 @@ fn service(running: &Running, index: u32, life: &ServiceLife) -> Result<Service>
         capacity: config.capacity.get(),
         load: connections.load(&sheet),
         load_connections: load_of(open + pending, sheet.cost),
-        load_cpu: sheet.sample,
+        load_accept_queue: life.accept_queue,
+        load_host: running
+            .services
+            .load_parts()
+            .iter()
+            .map(Part::load)
+            .max()
+            .unwrap_or(0),
         connections: open,
         pending,
         healthy: life.healthy,

@@ -20,6 +20,7 @@ use crate::datapath::interface::{Interface, XdpState};
 use crate::datapath::peers::PeerTable;
 use crate::exchange::clock;
 use crate::health::Monitor;
+use crate::load::Probe;
 
 /// How often own load is sampled.
 const TICK: Duration = Duration::from_millis(100);
@@ -51,8 +52,9 @@ pub struct Running {
 }
 
 /// What the daemon waits for, beside the exchange, commands and time.
-struct Inputs {
-    monitor: Monitor,
+pub(super) struct Inputs {
+    pub(super) monitor: Monitor,
+    pub(super) probe: Probe,
     probed: mpsc::Receiver<(ServerId, bool)>,
     hang_up: Signal,
     terminate: Signal,
@@ -69,6 +71,7 @@ impl Running {
         let (answers, probed) = mpsc::channel(64);
         let mut inputs = Inputs {
             monitor: Monitor::start(&prepared.options.config.services),
+            probe: Probe::start(prepared.options.config.load.probe.as_ref()),
             probed,
             hang_up: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
@@ -103,15 +106,19 @@ impl Running {
                     self.services.set_health(change);
                     ("own load", self.report(prepared))
                 }
+                measured = inputs.probe.measured() => {
+                    self.on_measured(measured);
+                    ("own load", self.report(prepared))
+                }
                 Some((id, answered)) = inputs.probed.recv() => {
                     ("peers", self.on_probed(prepared, id, answered).await)
                 }
-                question = prepared.control.next() => match self.on_question(prepared, &mut inputs.monitor, question) {
+                question = prepared.control.next() => match self.on_question(prepared, inputs, question) {
                     None => continue,
                     Some(waiting) => return Some(waiting),
                 },
                 _ = inputs.hang_up.recv() => {
-                    self.on_hang_up(prepared, &mut inputs.monitor);
+                    self.on_hang_up(prepared, inputs);
                     continue;
                 }
                 _ = inputs.terminate.recv() => return None,
@@ -147,6 +154,14 @@ impl Running {
             }
         }
         Ok(())
+    }
+
+    /// Takes note of what the user's measure of load said.
+    fn on_measured(&mut self, measured: Result<u32, String>) {
+        let failure = measured.map(|load| self.services.set_probed(load)).err();
+        let warning = failure
+            .map(|failure| format!("the probe of [load]: {failure}; what it said last stands"));
+        self.warnings.set("load probe", warning);
     }
 
     /// Samples own load into the maps, and tells the exchange how this server is.

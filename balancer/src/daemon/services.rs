@@ -6,16 +6,26 @@ use anyhow::Result;
 use balancer_common::forecast::{Forecast, Moment, Outlook};
 
 use crate::cluster::{OwnService, ServiceReport, Timestamp};
-use crate::config::{Config, Protocol, Service};
+use crate::config::{Config, Load, Protocol, Service};
 use crate::datapath::maps::Maps;
 use crate::datapath::own::{self, ServiceState};
+use crate::exchange::clock;
 use crate::health::{Change, Monitor};
-use crate::load::{Handshakes, Sampler, Uncounted, established};
+use crate::load::{Handshakes, Listeners, Part, Probe, Sampler, Uncounted, established};
 
 /// All services.
 pub struct Services {
     services: Vec<ServiceLife>,
-    sampler: Sampler,
+    meter: Meter,
+}
+
+/// What measures own load, beside the kernel's counts of connections.
+struct Meter {
+    weights: Load,
+    host: Sampler,
+    listeners: Listeners,
+    /// CPU time that samples have taken, and how many there were.
+    spent: (Duration, u32),
 }
 
 /// One service.
@@ -26,6 +36,8 @@ pub struct ServiceLife {
     pub healthy: bool,
     /// What the check that decided that said.
     pub health: String,
+    /// How full its accept queue is, in basis points.
+    pub accept_queue: u32,
     state: ServiceState,
     handshakes: Handshakes,
     uncounted: Uncounted,
@@ -43,6 +55,7 @@ impl Services {
                     config: service.clone(),
                     healthy: true,
                     health: String::new(),
+                    accept_queue: 0,
                     state: ServiceState {
                         given_up,
                         ..ServiceState::default()
@@ -56,7 +69,12 @@ impl Services {
         own::set_ports(maps, &config.services)?;
         let mut services = Self {
             services,
-            sampler: Sampler::new(config.load.cpu.basis_points()),
+            meter: Meter {
+                weights: config.load.clone(),
+                host: Sampler::open(now)?,
+                listeners: Listeners::open(config.services.len())?,
+                spent: (Duration::ZERO, 0),
+            },
         };
         services.sample(maps, draining, now, config.exchange.period)?;
         Ok(services)
@@ -73,9 +91,13 @@ impl Services {
     }
 
     /// Goes by another configuration of the same services. One whose check differs counts as healthy until that says
-    /// otherwise.
-    pub fn reconfigure(&mut self, config: &Config, monitor: &mut Monitor) {
-        self.sampler.set_cpu_weight(config.load.cpu.basis_points());
+    /// otherwise; a probe that differs, as not having said anything.
+    pub fn reconfigure(&mut self, config: &Config, monitor: &mut Monitor, probe: &mut Probe) {
+        if self.meter.weights.probe != config.load.probe {
+            probe.replace(config.load.probe.as_ref());
+            self.meter.host.set_probed(None);
+        }
+        self.meter.weights = config.load.clone();
         for (index, (service, new)) in self.services.iter_mut().zip(&config.services).enumerate() {
             if service.config.check != new.check {
                 monitor.replace(index, new.check.clone());
@@ -95,6 +117,22 @@ impl Services {
         service.health = change.reason;
     }
 
+    /// Takes note of what the user's measure of load said, in basis points. What it said before stands for as long as it
+    /// fails: a server that is too busy to answer must not look idle.
+    pub fn set_probed(&mut self, load: u32) {
+        self.meter.host.set_probed(Some(load));
+    }
+
+    /// The parts of own load that are not one service's.
+    pub fn load_parts(&self) -> &[Part] {
+        self.meter.host.parts()
+    }
+
+    /// CPU time that one sample takes on average.
+    pub fn sample_cost(&self) -> Duration {
+        self.meter.spent.0 / self.meter.spent.1.max(1)
+    }
+
     /// Samples own load into the maps. Returns what peers are told for the next `period`. `draining`: new connections are to
     /// go to peers.
     pub fn sample(
@@ -104,9 +142,17 @@ impl Services {
         now: Timestamp,
         period: Duration,
     ) -> Result<Vec<OwnService>> {
-        let sample = self.sampler.sample(now)?;
+        let begun = clock::thread_time();
+        let host = self.meter.host.sample(now, &self.meter.weights)?;
+        let queues = self
+            .meter
+            .listeners
+            .sample(now, |port| position(&self.services, port))?;
+        let queue_weight = self.meter.weights.accept_queue.basis_points();
         let mut reports = Vec::new();
-        for (index, service) in (0..).zip(&mut self.services) {
+        for ((index, service), queue) in (0..).zip(&mut self.services).zip(queues) {
+            service.accept_queue = (u64::from(queue) * u64::from(queue_weight) / 10_000) as u32;
+            let sample = host.max(service.accept_queue);
             let connections = maps.connections.get(&index, 0)?;
             let state = ServiceState {
                 sample,
@@ -120,6 +166,8 @@ impl Services {
             let outlook = service.forecast.update(&moment, period.as_nanos() as u64);
             reports.push(service.report(outlook));
         }
+        self.meter.spent.0 += clock::thread_time().saturating_sub(begun);
+        self.meter.spent.1 += 1;
         Ok(reports)
     }
 
@@ -132,17 +180,20 @@ impl Services {
         {
             return Ok(());
         }
-        let open = established(self.services.len(), |port| {
-            self.services
-                .iter()
-                .position(|service| service.config.has(Protocol::Tcp, port))
-        })?;
+        let open = established(self.services.len(), |port| position(&self.services, port))?;
         for ((index, service), open) in (0..).zip(&mut self.services).zip(open) {
             let counted = maps.connections.get(&index, 0)?.open;
             service.uncounted.compare(counted, open);
         }
         Ok(())
     }
+}
+
+/// Index of the service that has this TCP port.
+fn position(services: &[ServiceLife], port: u16) -> Option<usize> {
+    services
+        .iter()
+        .position(|service| service.config.has(Protocol::Tcp, port))
 }
 
 impl ServiceLife {

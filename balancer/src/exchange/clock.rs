@@ -1,4 +1,4 @@
-//! The one place that reads the clock.
+//! The one place that reads clocks.
 
 use nix::time::{ClockId, clock_gettime};
 use std::time::Duration;
@@ -7,9 +7,17 @@ use crate::cluster::Timestamp;
 
 /// `CLOCK_MONOTONIC`, as the XDP program reads it with `bpf_ktime_get_ns`.
 pub fn monotonic() -> Timestamp {
-    // Every Linux has it, so there is always a time.
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC);
-    Timestamp(0) + time.map_or(Duration::ZERO, Duration::from)
+    Timestamp(0) + read(ClockId::CLOCK_MONOTONIC)
+}
+
+/// CPU time that the calling thread has used.
+pub fn thread_time() -> Duration {
+    read(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn read(clock: ClockId) -> Duration {
+    // Every Linux has both, so there is always a time.
+    clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
 }
 
 /// `CLOCK_REALTIME`: since the beginning of 1970. Nothing in the exchange goes by it.

@@ -1,62 +1,63 @@
-//! CPU time in use, of all CPUs.
-
-use std::collections::VecDeque;
-use std::fs;
-use std::time::Duration;
+//! CPU time in use, and how many tasks want it.
 
 use anyhow::{Context as _, Result};
 use balancer_common::types::FULL;
 
+use super::proc_file::ProcFile;
+use super::window::{Reading, Window};
 use crate::cluster::Timestamp;
 
-/// Samples are averaged over this time. Servers compare themselves with reports of half a second ago: a load that jumps
-/// faster than that would send flows to and fro.
-const WINDOW: Duration = Duration::from_secs(4);
-
-/// Readings of `/proc/stat`.
-#[derive(Default)]
+/// The CPUs, by `/proc/stat`.
 pub struct Cpu {
-    /// Oldest first; all but the first within [`WINDOW`].
-    readings: VecDeque<(Timestamp, Reading)>,
+    stat: ProcFile,
+    time: Window,
+    queue: Window,
+    /// Tasks that ran or waited for a CPU, times nanoseconds; and CPUs times nanoseconds.
+    queued: Reading,
+    last: Timestamp,
 }
 
-/// CPU time since the host started, in ticks.
+/// What `/proc/stat` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Reading {
-    busy: u64,
-    total: u64,
+struct Stat {
+    /// CPU time since the host started, in ticks: in use, and all.
+    time: Reading,
+    cpus: u64,
+    /// Tasks that run or wait for a CPU.
+    running: u64,
 }
 
 impl Cpu {
-    /// CPU time in use over the last seconds, in basis points; for the first seconds that since the host started.
-    pub fn sample(&mut self, now: Timestamp) -> Result<u32> {
-        let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
-        let reading = parse(&stat).context("/proc/stat has no line `cpu` as Linux writes it")?;
-        Ok(self.add(now, reading))
+    /// Opens `/proc/stat`, at `now`.
+    pub fn open(now: Timestamp) -> Result<Self> {
+        Ok(Self {
+            stat: ProcFile::open("/proc/stat").context("cannot open /proc/stat")?,
+            time: Window::default(),
+            queue: Window::default(),
+            queued: Reading::default(),
+            last: now,
+        })
     }
 
-    fn add(&mut self, now: Timestamp, reading: Reading) -> u32 {
-        if self.readings.is_empty() {
-            self.readings
-                .push_back((now, Reading { busy: 0, total: 0 }));
-        }
-        self.readings.push_back((now, reading));
-        while self
-            .readings
-            .get(1)
-            .is_some_and(|(then, _)| now.since(*then) >= WINDOW)
-        {
-            self.readings.pop_front();
-        }
-        let oldest = self.readings[0].1;
-        let busy = reading.busy.saturating_sub(oldest.busy);
-        let total = reading.total.saturating_sub(oldest.total).max(1);
-        (busy.min(total) * u64::from(FULL) / total) as u32
+    /// CPU time in use over the last seconds, of all CPUs, and tasks that ran or waited for a CPU over the last seconds, for
+    /// each CPU. Both in basis points; the second one may be more than 10,000.
+    pub fn sample(&mut self, now: Timestamp) -> Result<(u32, u32)> {
+        let stat = self.stat.read()?;
+        let stat = parse(stat).context("/proc/stat is not as Linux writes it")?;
+        // This process runs while it asks.
+        let others = stat.running.saturating_sub(1);
+        let passed = now.since(self.last).as_nanos() as u64;
+        self.last = now;
+        self.queued.part += others * passed;
+        self.queued.whole += stat.cpus * passed;
+        let time = self.time.add(now, stat.time).min(FULL);
+        Ok((time, self.queue.add(now, self.queued)))
     }
 }
 
-/// `proc_stat(5)`: user, nice, system, idle, iowait, irq, softirq, steal; what follows is part of user time.
-fn parse(stat: &str) -> Option<Reading> {
+/// `proc_stat(5)`. Of the line `cpu`: user, nice, system, idle, iowait, irq, softirq, steal; what follows is part of user
+/// time.
+fn parse(stat: &str) -> Option<Stat> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let ticks: Vec<u64> = line
         .split_whitespace()
@@ -67,9 +68,17 @@ fn parse(stat: &str) -> Option<Reading> {
         return None;
     };
     let total = ticks.iter().sum::<u64>();
-    Some(Reading {
-        busy: total - idle - iowait,
-        total,
+    let each = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
+    let running = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("procs_running "))?;
+    Some(Stat {
+        time: Reading {
+            part: total - idle - iowait,
+            whole: total,
+        },
+        cpus: stat.lines().filter(each).count().max(1) as u64,
+        running: running.parse().ok()?,
     })
 }
 
@@ -79,27 +88,18 @@ mod tests {
 
     #[test]
     fn reads_what_linux_writes() {
-        let stat = "cpu  10 1 5 80 4 0 2 3 1 0\ncpu0 10 1 5 80 4 0 2 3 1 0\nintr 5\n";
-        assert_eq!(
-            parse(stat),
-            Some(Reading {
-                busy: 21,
-                total: 105
-            })
-        );
-        assert_eq!(parse("cpu  1 2 x 4 5\n"), None);
+        let stat = "cpu  10 1 5 80 4 0 2 3 1 0\ncpu0 10 1 5 80 4 0 2 3 1 0\ncpu1 0 0 0 0 0 0 0 0 0 0\nintr 5\nprocs_running 3\n";
+        let expected = Stat {
+            time: Reading {
+                part: 21,
+                whole: 105,
+            },
+            cpus: 2,
+            running: 3,
+        };
+        assert_eq!(parse(stat), Some(expected));
+        assert_eq!(parse("cpu  1 2 x 4 5\nprocs_running 3\n"), None);
+        assert_eq!(parse("cpu  1 2 3 4 5\n"), None);
         assert_eq!(parse("intr 5\n"), None);
-    }
-
-    #[test]
-    fn averages_over_the_window() {
-        let at = |seconds| Timestamp(0) + Duration::from_secs(seconds);
-        let mut cpu = Cpu::default();
-        let mut add = |seconds, busy, total| cpu.add(at(seconds), Reading { busy, total });
-        assert_eq!(add(0, 100, 1_000), 1_000);
-        assert_eq!(add(2, 200, 1_200), 1_666);
-        // From here on what was before the first sample is out of the window.
-        assert_eq!(add(4, 400, 1_400), 7_500);
-        assert_eq!(add(6, 600, 1_600), 10_000);
     }
 }

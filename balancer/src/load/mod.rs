@@ -1,15 +1,22 @@
 //! What own load is made of, beside the connections that the kernel counts by itself (S202).
 
 mod cpu;
+mod listeners;
+mod pressure;
+mod probe;
+mod proc_file;
+mod sampler;
 mod sockets;
+mod window;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use anyhow::Result;
 use balancer_common::types::Connections;
 
-pub use self::cpu::Cpu;
+pub use self::listeners::Listeners;
+pub use self::probe::Probe;
+pub use self::sampler::{Part, Sampler};
 pub use self::sockets::{each_open, established};
 
 use crate::cluster::Timestamp;
@@ -91,33 +98,6 @@ impl Uncounted {
     /// What is lacking.
     pub fn lacking(&self) -> u64 {
         self.lacking
-    }
-}
-
-/// Samples of this server's load.
-pub struct Sampler {
-    cpu: Cpu,
-    weight: u32,
-}
-
-impl Sampler {
-    /// `cpu_weight` is in basis points: 10,000 counts CPU time as it is, 0 not at all.
-    pub fn new(cpu_weight: u32) -> Self {
-        Self {
-            cpu: Cpu::default(),
-            weight: cpu_weight,
-        }
-    }
-
-    /// Changes what CPU time counts.
-    pub fn set_cpu_weight(&mut self, weight: u32) {
-        self.weight = weight;
-    }
-
-    /// The load at `now` but for connections, in basis points.
-    pub fn sample(&mut self, now: Timestamp) -> Result<u32> {
-        let cpu = u64::from(self.cpu.sample(now)?);
-        Ok((cpu * u64::from(self.weight) / 10_000) as u32)
     }
 }
 

@@ -169,6 +169,39 @@ fn levels() {
 }
 
 #[test]
+fn load() {
+    let weight = "what this part of the load counts: write 0% to 100%, as in \"100%\"";
+    let odd = |text: &str| format!("2:8: \"{text}\" is not {weight}");
+    refused(
+        "[load]\n",
+        &[
+            (r#"cpu  = "101%""#, &odd("101%")),
+            (r#"cpu  = "-1%""#, &odd("-1%")),
+            (
+                r#"runqueue = "10%""#,
+                "2:1: unknown key `runqueue`: did you mean `run_queue`?",
+            ),
+            (
+                "probe = {}",
+                r#"2:9: a probe is of exactly one kind: write one of command, http and https, as in command = ["/usr/local/bin/load"] or http = "http://127.0.0.1:80/load""#,
+            ),
+            (
+                r#"probe = "/usr/local/bin/load""#,
+                r#"2:9: invalid type: string "/usr/local/bin/load", expected a table: write it in braces, as in { command = ["/usr/local/bin/load"] }"#,
+            ),
+            (
+                r#"probe = { command = ["load"] }"#,
+                r#"2:22: "load" is not a program: write its whole path, as in ["/usr/local/bin/check", "www"]. No shell reads it; if it takes one, write ["/bin/sh", "-c", "..."]"#,
+            ),
+            (
+                r#"probe = { command = ["/bin/load"], host = "www.example.com" }"#,
+                "2:43: host goes with http and https: leave it out here",
+            ),
+        ],
+    );
+}
+
+#[test]
 fn exchange() {
     refused(
         "[exchange]\n",

@@ -1,0 +1,231 @@
+//! Accept queues: connections that are made and that the service has not taken yet. The kernel tells of them by netlink
+//! (`sock_diag(7)`).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use balancer_common::types::FULL;
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+use netlink_packet_sock_diag::inet::nlas::Nla;
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
+};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use netlink_sys::{Socket, SocketAddr};
+
+use crate::cluster::Timestamp;
+
+/// A queue that overflowed counts as full for so long.
+const HOLD: Duration = Duration::from_secs(1);
+
+/// The listening TCP sockets of this network namespace.
+pub struct Listeners {
+    netlink: Socket,
+    /// Packets that a socket has dropped, by its inode. New connections that come to a full queue are among them.
+    dropped: HashMap<u32, u32>,
+    /// When a service's queue last overflowed.
+    overflowed: Vec<Option<Timestamp>>,
+    buffer: Vec<u8>,
+}
+
+/// A socket that listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Listener {
+    port: u16,
+    inode: u32,
+    waiting: u32,
+    room: u32,
+    dropped: u32,
+}
+
+impl Listeners {
+    /// For so many `services`, in the network namespace of the calling thread.
+    pub fn open(services: usize) -> Result<Self> {
+        let open = || {
+            let mut netlink = Socket::new(NETLINK_SOCK_DIAG)?;
+            netlink.bind_auto()?;
+            netlink.connect(&SocketAddr::new(0, 0))?;
+            Ok::<_, std::io::Error>(netlink)
+        };
+        Ok(Self {
+            netlink: open().context("cannot ask the kernel for its sockets (sock_diag)")?,
+            dropped: HashMap::new(),
+            overflowed: vec![None; services],
+            buffer: Vec::new(),
+        })
+    }
+
+    /// How full the accept queue of each service is, in basis points: of its sockets the fullest. One that overflowed within
+    /// the last second is full at least. `service_of` names the service of a port.
+    pub fn sample(
+        &mut self,
+        now: Timestamp,
+        service_of: impl Fn(u16) -> Option<usize>,
+    ) -> Result<Vec<u32>> {
+        let mut listeners = Vec::new();
+        for (family, id) in [
+            (AF_INET, SocketId::new_v4()),
+            (AF_INET6, SocketId::new_v6()),
+        ] {
+            // A kernel without IPv6 has no such sockets, and says so.
+            let found = self.ask(family, id, &mut listeners);
+            if family == AF_INET {
+                found?;
+            }
+        }
+        Ok(self.judge(now, &listeners, service_of))
+    }
+
+    fn judge(
+        &mut self,
+        now: Timestamp,
+        listeners: &[Listener],
+        service_of: impl Fn(u16) -> Option<usize>,
+    ) -> Vec<u32> {
+        let mut fill = vec![0; self.overflowed.len()];
+        let mut dropped = HashMap::new();
+        for listener in listeners {
+            let Some(service) = service_of(listener.port) else {
+                continue;
+            };
+            let before = self.dropped.get(&listener.inode);
+            if before.is_some_and(|before| listener.dropped != *before) {
+                self.overflowed[service] = Some(now);
+            }
+            dropped.insert(listener.inode, listener.dropped);
+            let share =
+                u64::from(listener.waiting) * u64::from(FULL) / u64::from(listener.room.max(1));
+            fill[service] = fill[service].max(u32::try_from(share).unwrap_or(u32::MAX));
+        }
+        self.dropped = dropped;
+        for (fill, overflowed) in fill.iter_mut().zip(&self.overflowed) {
+            if overflowed.is_some_and(|then| now.since(then) < HOLD) {
+                *fill = (*fill).max(FULL);
+            }
+        }
+        fill
+    }
+
+    fn ask(&mut self, family: u8, id: SocketId, found: &mut Vec<Listener>) -> Result<()> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let request = InetRequest {
+            family,
+            protocol: IPPROTO_TCP,
+            extensions: ExtensionFlags::SKMEMINFO,
+            states: StateFlags::LISTEN,
+            socket_id: id,
+        };
+        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+        message.finalize();
+        self.buffer.resize(message.buffer_len(), 0);
+        message.serialize(&mut self.buffer);
+        self.netlink
+            .send(&self.buffer, 0)
+            .context("cannot ask the kernel for its sockets")?;
+        loop {
+            let (answer, _) = self
+                .netlink
+                .recv_from_full()
+                .context("the kernel doesn't tell of its sockets")?;
+            let mut rest = &answer[..];
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
+                    .context("the kernel tells of its sockets in another way than expected")?;
+                match message.payload {
+                    NetlinkPayload::Done(_) => return Ok(()),
+                    NetlinkPayload::Error(error) => {
+                        bail!("the kernel doesn't tell of its sockets: {}", error.to_io())
+                    }
+                    NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => {
+                        found.push(listener(&socket));
+                    }
+                    _ => {}
+                }
+                let length = (message.header.length as usize).next_multiple_of(4);
+                rest = rest.get(length..).unwrap_or_default();
+            }
+        }
+    }
+}
+
+fn listener(socket: &InetResponse) -> Listener {
+    let header = &socket.header;
+    let dropped = socket.nlas.iter().find_map(|nla| match nla {
+        Nla::MemInfo(memory) => Some(memory.drops),
+        _ => None,
+    });
+    Listener {
+        port: header.socket_id.source_port,
+        inode: header.inode,
+        waiting: header.recv_queue,
+        room: header.send_queue,
+        dropped: dropped.unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    use nix::sys::socket::{Backlog, listen};
+
+    use super::*;
+
+    fn at(milliseconds: u64) -> Timestamp {
+        Timestamp(0) + Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn a_queue_fills_and_overflows() {
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        listen(&socket, Backlog::new(3).expect("a backlog")).expect("a shorter queue");
+        let address = socket.local_addr().expect("its address");
+        let mut listeners = Listeners::open(2).expect("netlink");
+        let mut sample = |milliseconds| {
+            let service_of = |port| (port == address.port()).then_some(1);
+            listeners
+                .sample(at(milliseconds), service_of)
+                .expect("an answer")
+        };
+        assert_eq!(sample(0), [0, 0]);
+        let connect = || TcpStream::connect(address).expect("a connection");
+        let clients: Vec<_> = (0..2).map(|_| connect()).collect();
+        assert_eq!(sample(100), [0, 6_666]);
+        // The kernel lets one more wait than there is room for. The next is dropped.
+        let full: Vec<_> = (0..2).map(|_| connect()).collect();
+        assert_eq!(sample(200), [0, 13_333]);
+        let in_vain = TcpStream::connect_timeout(&address, Duration::from_millis(200));
+        assert!(in_vain.is_err());
+        for _ in 0..4 {
+            socket.accept().expect("a connection");
+        }
+        assert_eq!(sample(300), [0, 10_000], "it has overflowed");
+        assert_eq!(sample(1_200), [0, 10_000], "within a second");
+        assert_eq!(sample(1_300), [0, 0]);
+        drop((clients, full));
+    }
+
+    #[test]
+    fn what_was_dropped_before_is_history() {
+        let mut listeners = Listeners::open(1).expect("netlink");
+        let mut fill = |milliseconds, dropped| {
+            let listener = Listener {
+                port: 80,
+                inode: 7,
+                waiting: 0,
+                room: 0,
+                dropped,
+            };
+            listeners.judge(at(milliseconds), &[listener], |_| Some(0))[0]
+        };
+        assert_eq!(fill(0, 12), 0);
+        assert_eq!(fill(100, 12), 0);
+        assert_eq!(fill(200, 13), 10_000);
+    }
+}
