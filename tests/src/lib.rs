@@ -13,6 +13,7 @@
 //! Helpers panic where something fails that a test relies on, and say what.
 
 mod condition;
+mod daemon;
 mod host;
 mod http;
 mod lab;
@@ -21,6 +22,7 @@ mod process;
 mod server;
 
 pub use condition::{until, until_some};
+pub use daemon::Daemon;
 pub use host::{Curl, Host};
 pub use http::{Connection, Held, Response};
 pub use lab::{Lab, WITHOUT_CPU};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{Host, Process, Signal, until, until_some};
+use crate::{Daemon, Host, Process, Signal, until, until_some};
 
 /// How long a program may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -77,6 +77,7 @@ impl Server {
         command
             .env("BALANCER_CONTROL", self.dir().join("control.sock"))
             .env("BALANCER_PIN_DIR", self.pin_dir())
+            .env("SSL_CERT_FILE", self.certificates())
             .env_remove("RUST_LOG")
     }
 
@@ -241,6 +242,12 @@ impl Server {
         self.nginx = Some(nginx);
     }
 
+    /// Starts another server program on this server, which ends when what is returned is dropped.
+    pub fn start_daemon(&self, daemon: Daemon) -> Process {
+        let dir = self.dir().join(format!("{daemon:?}"));
+        daemon.start(&self.host, &dir, &self.certificates())
+    }
+
     /// Ends nginx.
     pub fn end_nginx(&mut self) {
         drop(self.nginx.take());
@@ -267,6 +274,11 @@ impl Server {
             let _ = writeln!(dump, "{}", path.display());
         }
         dump
+    }
+
+    /// The certificates that it trusts.
+    fn certificates(&self) -> PathBuf {
+        self.lab.join("ca.pem")
     }
 
     fn log(&self, program: &str) -> PathBuf {

@@ -5,6 +5,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use super::{Failure, READ_MAX, excerpt};
 use crate::config::{Pattern, Step};
 
+/// Room for what comes at a time, in bytes.
+const READ: usize = 4096;
+
 /// A talk with a server. It outlives the question, so that it can tell how far that got.
 #[derive(Debug, Default)]
 pub struct Talk {
@@ -75,6 +78,7 @@ impl Talk {
             if self.heard.len() > READ_MAX {
                 return Err(Failure::TooMuch);
             }
+            self.heard.reserve(READ);
             if stream
                 .read_buf(&mut self.heard)
                 .await

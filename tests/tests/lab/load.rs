@@ -1,0 +1,165 @@
+//! What own load is made of, beside connections: it is seen, and new connections go where there is less.
+
+use std::fs;
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use balancer_tests::{Lab, Server, WITHOUT_CPU, until};
+use nix::sys::socket::{Backlog, listen};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn the_users_measure_counts_and_its_failures_do_no_harm() {
+    let Some(mut lab) = Lab::new(2) else { return };
+    let probe = lab.dir().join("probe");
+    let set = |script: &str| {
+        let new = probe.with_extension("new");
+        fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(new, &probe).unwrap();
+    };
+    set("echo 0");
+    let with_probe = WITHOUT_CPU.replace(
+        "[load]\n",
+        &format!(
+            "[load]\nprobe = {{ command = [\"{}\"], every = \"100ms\", weight = \"50%\" }}\n",
+            probe.display()
+        ),
+    );
+    let (with_probe, config) = (lab.dir().join("with.toml"), {
+        fs::write(lab.dir().join("with.toml"), with_probe).unwrap();
+        lab.config(WITHOUT_CPU)
+    });
+    lab.server_mut(1)
+        .attach(&["--config", with_probe.to_str().unwrap(), "--mode", "native"]);
+    lab.server_mut(2)
+        .attach(&["--config", &config, "--mode", "native"]);
+    lab.wait_for_peers();
+    let url = format!("http://{}/", lab.server(1).address());
+    assert_eq!(lab.client.curl(&url, &[]).server, "web1");
+
+    // Half of it is 110 %.
+    set("echo 220.5 %");
+    until("the probe counts", PATIENCE, || {
+        load(lab.server(1)) == 11_025
+    });
+    assert_eq!(lab.client.curl(&url, &[]).server, "web2");
+    let text = lab.server(1).ask(&["status"]).output;
+    let line = text
+        .lines()
+        .find(|line| line.trim_start().starts_with("probe"));
+    let words: Vec<_> = line.unwrap_or(&text).split_whitespace().collect();
+    assert_eq!(words.join(" "), "probe 220.5 % 50.0 % 110.2 %");
+
+    for (script, warning) in [
+        (
+            "echo busy",
+            "the probe of [load]: said \"busy\": wanted is a number",
+        ),
+        (
+            "sleep 98764 & wait",
+            "the probe of [load]: took longer than 500 ms",
+        ),
+        ("yes", "the probe of [load]: said more than 64 KiB"),
+        ("exit 1", "the probe of [load]: ended with 1"),
+    ] {
+        set(script);
+        until(warning, PATIENCE, || {
+            warnings(lab.server(1)).contains(warning)
+        });
+        assert_eq!(load(lab.server(1)), 11_025, "what it said last stands");
+    }
+    set("echo 0");
+    until("it is heard again", PATIENCE, || {
+        load(lab.server(1)) < 1_000
+    });
+    assert_eq!(warnings(lab.server(1)), "");
+    assert_eq!(lab.client.curl(&url, &[]).server, "web1");
+}
+
+#[test]
+fn a_full_accept_queue_is_overload() {
+    let Some(mut lab) = Lab::new(2) else { return };
+    let config = WITHOUT_CPU
+        .replace("80/tcp", "81/tcp")
+        .replace("capacity = 20", "capacity = 1000");
+    // A program that is stuck: it takes no connections.
+    let stuck = lab.server(1).host.enter(|| listener(3));
+    let works = lab.server(2).host.enter(|| listener(100));
+    lab.start(&config, "native");
+    let connect = |lab: &Lab| {
+        let address = (lab.server(1).address(), 81).into();
+        lab.client
+            .enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(2)))
+    };
+
+    // Room for three, and the kernel lets one more wait.
+    let waiting: Vec<_> = (0..2).map(|_| connect(&lab).unwrap()).collect();
+    until("its queue is seen", PATIENCE, || {
+        queue(lab.server(1)) == 6_666
+    });
+    works.set_nonblocking(true).unwrap();
+    let steered = connect(&lab).unwrap();
+    until("the next one is web2's", PATIENCE, || {
+        works.accept().is_ok()
+    });
+    assert_eq!(lab.server(1).steered(), 1);
+
+    for _ in 0..2 {
+        stuck.accept().unwrap();
+    }
+    until("its queue is empty", PATIENCE, || queue(lab.server(1)) == 0);
+    let kept = connect(&lab).unwrap();
+    assert_eq!(
+        works.accept().unwrap_err().kind(),
+        io::ErrorKind::WouldBlock
+    );
+    stuck.accept().unwrap();
+    drop((waiting, steered, kept));
+}
+
+/// No level is too low or too high.
+#[test]
+fn levels_at_their_ends() {
+    let Some(mut lab) = Lab::new(2) else { return };
+    for (levels, status) in [
+        ("overload = \"0%\"\nmargin = \"0%\"\n", 200),
+        ("overload = \"100%\"\nmargin = \"100%\"\n", 200),
+        ("overload = \"1000%\"\nmargin = \"0%\"\n", 200),
+    ] {
+        lab.start(&format!("{WITHOUT_CPU}{levels}"), "native");
+        let url = format!("http://{}/", lab.server(1).address());
+        for _ in 0..20 {
+            assert_eq!(lab.client.curl(&url, &[]).status, status, "{levels}");
+        }
+        for number in [1, 2] {
+            lab.server_mut(number)
+                .end_balancer(balancer_tests::Signal::SIGTERM);
+        }
+    }
+}
+
+fn listener(room: i32) -> TcpListener {
+    let listener = TcpListener::bind(("0.0.0.0", 81)).unwrap();
+    listen(&listener, Backlog::new(room).unwrap()).unwrap();
+    listener
+}
+
+fn load(server: &Server) -> u64 {
+    server.status()["services"][0]["load"].as_u64().unwrap()
+}
+
+fn queue(server: &Server) -> u64 {
+    server.status()["services"][0]["load_accept_queue"]
+        .as_u64()
+        .unwrap()
+}
+
+fn warnings(server: &Server) -> String {
+    let status = server.status();
+    let warnings = status["warnings"].as_array().unwrap();
+    warnings.iter().map(|text| text.as_str().unwrap()).collect()
+}
