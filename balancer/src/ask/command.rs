@@ -1,6 +1,7 @@
 //! Commands: in a process group of their own, which ends with them.
 
 use std::io::{self, pipe};
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
 use nix::sys::signal::{Signal, killpg};
@@ -14,18 +15,43 @@ use tokio::process::{Child, Command};
 use super::{Failure, READ_MAX, excerpt};
 use crate::config::CommandLine;
 
-/// Runs a command to its end. Returns what it printed, to standard output and error.
-///
-/// Whatever it started and left in its process group is killed when it ends, and all of it when this is dropped, or when it
-/// prints too much.
-///
-/// # Errors
-///
-/// It could not be started, didn't end with 0, or printed more than [`READ_MAX`].
-pub async fn run(command: &CommandLine) -> Result<Vec<u8>, Failure> {
-    let failed = |error| Failure::Start(command.program.clone(), error);
-    let (mut group, mut printed) = Group::start(command).map_err(failed)?;
-    let leader = group.leader().map_err(failed)?;
+/// Runs commands, one at a time.
+#[derive(Default)]
+pub struct Runner {
+    /// The last one. It may be a while until it has ended after it was killed: on a disk that doesn't answer, say.
+    last: Option<Group>,
+}
+
+impl Runner {
+    /// Runs a command to its end. Returns what it printed, to standard output and error.
+    ///
+    /// Whatever it started and left in its process group is killed when it ends, and all of it when this is dropped, or when
+    /// it prints too much. It isn't started before the one before it is gone.
+    ///
+    /// # Errors
+    ///
+    /// It could not be started, didn't end with 0, or printed more than [`READ_MAX`].
+    pub async fn run(&mut self, command: &CommandLine) -> Result<Vec<u8>, Failure> {
+        if let Some(last) = &mut self.last {
+            last.child.wait().await.map_err(Failure::Broken)?;
+        }
+        let failed = |error| Failure::Start(command.program.clone(), error);
+        let (group, printed) = Group::start(command).map_err(failed)?;
+        let turn = Turn(self.last.insert(group));
+        let leader = turn.0.leader().map_err(failed)?;
+        let output = read(printed, &leader).await?;
+        turn.0.kill();
+        let status = turn.0.child.wait().await.map_err(Failure::Broken)?;
+        if status.success() {
+            Ok(output)
+        } else {
+            Err(Failure::Ended(status, excerpt(&output)))
+        }
+    }
+}
+
+/// What a command prints until it ends.
+async fn read(mut printed: Receiver, leader: &AsyncFd<OwnedFd>) -> Result<Vec<u8>, Failure> {
     let mut output = Vec::new();
     let mut open = true;
     loop {
@@ -39,16 +65,18 @@ pub async fn run(command: &CommandLine) -> Result<Vec<u8>, Failure> {
             }
             ended = leader.readable() => {
                 let _ = ended.map_err(Failure::Broken)?;
-                break;
+                return Ok(output);
             }
         }
     }
-    group.kill();
-    let status = group.child.wait().await.map_err(Failure::Broken)?;
-    if status.success() {
-        Ok(output)
-    } else {
-        Err(Failure::Ended(status, excerpt(&output)))
+}
+
+/// A command while it is waited for. Killed when this is dropped.
+struct Turn<'a>(&'a mut Group);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.kill();
     }
 }
 
@@ -74,7 +102,7 @@ impl Group {
 
     /// Becomes readable when the command itself has ended. It is not waited for by that: until then its id, which is its
     /// group's too, is nobody else's.
-    fn leader(&self) -> io::Result<AsyncFd<rustix::fd::OwnedFd>> {
+    fn leader(&self) -> io::Result<AsyncFd<OwnedFd>> {
         let id = self
             .child
             .id()
@@ -120,7 +148,9 @@ mod tests {
     }
 
     async fn outcome(script: &str) -> Result<String, String> {
-        let ended = timeout(LONG, run(&shell(script))).await.expect("it ends");
+        let ended = timeout(LONG, Runner::default().run(&shell(script)))
+            .await
+            .expect("it ends");
         ended
             .map(|output| String::from_utf8_lossy(&output).into_owned())
             .map_err(|error| error.to_string())
@@ -157,7 +187,11 @@ mod tests {
             arguments: Vec::new(),
         };
         assert_eq!(
-            run(&missing).await.unwrap_err().to_string(),
+            Runner::default()
+                .run(&missing)
+                .await
+                .unwrap_err()
+                .to_string(),
             "cannot run /nowhere/check: No such file or directory (os error 2)"
         );
     }
@@ -185,13 +219,15 @@ mod tests {
         );
         let command = shell(&script);
         // As a check's time-out does it.
-        let hung = timeout(Duration::from_millis(500), run(&command)).await;
+        let mut runner = Runner::default();
+        let hung = timeout(Duration::from_millis(500), runner.run(&command)).await;
         assert!(hung.is_err(), "{hung:?}");
         let ids = fs::read_to_string(ids).unwrap();
         assert_eq!(ids.lines().count(), 3, "{ids}");
         for id in ids.lines() {
             until_gone(id).await;
         }
+        assert_eq!(runner.run(&shell("echo next")).await.unwrap(), b"next\n");
     }
 
     async fn until_gone(id: &str) {

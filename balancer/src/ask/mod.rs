@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 
-pub use self::command::run;
+pub use self::command::Runner;
 pub use self::dialog::Talk;
 pub use self::dns::resolve;
 pub use self::http::get;

@@ -172,6 +172,10 @@ impl Running {
             clock::monotonic(),
             prepared.exchange.cluster().timing().period,
         )?;
+        let blind = self.services.blind();
+        let warning =
+            blind.map(|reason| format!("accept queues don't count in the load: {reason}"));
+        self.warnings.set("accept queues", warning);
         let own = OwnState {
             links: prepared
                 .interfaces

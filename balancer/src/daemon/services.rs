@@ -26,6 +26,8 @@ struct Meter {
     listeners: Listeners,
     /// CPU time that samples have taken, and how many there were.
     spent: (Duration, u32),
+    /// Why accept queues are not known, if they aren't.
+    blind: Option<String>,
 }
 
 /// One service.
@@ -72,8 +74,9 @@ impl Services {
             meter: Meter {
                 weights: config.load.clone(),
                 host: Sampler::open(now)?,
-                listeners: Listeners::open(config.services.len())?,
+                listeners: Listeners::new(config.services.len()),
                 spent: (Duration::ZERO, 0),
+                blind: None,
             },
         };
         services.sample(maps, draining, now, config.exchange.period)?;
@@ -94,7 +97,7 @@ impl Services {
     /// otherwise; a probe that differs, as not having said anything.
     pub fn reconfigure(&mut self, config: &Config, monitor: &mut Monitor, probe: &mut Probe) {
         if self.meter.weights.probe != config.load.probe {
-            probe.replace(config.load.probe.as_ref());
+            *probe = Probe::start(config.load.probe.as_ref());
             self.meter.host.set_probed(None);
         }
         self.meter.weights = config.load.clone();
@@ -128,6 +131,11 @@ impl Services {
         self.meter.host.parts()
     }
 
+    /// Why accept queues don't count, if they aren't known.
+    pub fn blind(&self) -> Option<&str> {
+        self.meter.blind.as_deref()
+    }
+
     /// CPU time that one sample takes on average.
     pub fn sample_cost(&self) -> Duration {
         self.meter.spent.0 / self.meter.spent.1.max(1)
@@ -147,7 +155,9 @@ impl Services {
         let queues = self
             .meter
             .listeners
-            .sample(now, |port| position(&self.services, port))?;
+            .sample(now, |port| position(&self.services, port));
+        self.meter.blind = queues.as_ref().err().map(|error| format!("{error:#}"));
+        let queues = queues.unwrap_or_else(|_| vec![0; self.services.len()]);
         let queue_weight = self.meter.weights.accept_queue.basis_points();
         let mut reports = Vec::new();
         for ((index, service), queue) in (0..).zip(&mut self.services).zip(queues) {

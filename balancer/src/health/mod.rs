@@ -32,10 +32,12 @@ pub struct Change {
 /// Checks services, each in a task of its own. Dropping it ends the checks.
 #[derive(Debug)]
 pub struct Monitor {
-    sender: mpsc::UnboundedSender<Change>,
-    changes: mpsc::UnboundedReceiver<Change>,
-    /// By service: the check that is running.
-    running: Vec<Option<AbortHandle>>,
+    sender: mpsc::UnboundedSender<(u64, Change)>,
+    changes: mpsc::UnboundedReceiver<(u64, Change)>,
+    /// By service: the check that is running, and its number.
+    running: Vec<(u64, Option<AbortHandle>)>,
+    /// How many have been started.
+    started: u64,
     tasks: JoinSet<()>,
 }
 
@@ -48,7 +50,8 @@ impl Monitor {
         let mut monitor = Self {
             sender,
             changes,
-            running: vec![None; services.len()],
+            running: vec![(0, None); services.len()],
+            started: 0,
             tasks: JoinSet::new(),
         };
         for (index, service) in services.iter().enumerate() {
@@ -59,23 +62,36 @@ impl Monitor {
 
     /// Ends the check of the service with this index, and starts another one. The service counts as healthy again.
     pub fn replace(&mut self, service: usize, check: Option<Check>) {
-        let new = check.map(|check| self.tasks.spawn(watch(service, check, self.sender.clone())));
-        if let Some(old) = std::mem::replace(&mut self.running[service], new) {
+        self.started += 1;
+        let (number, sender) = (self.started, self.sender.clone());
+        let new = check.map(|check| {
+            self.tasks.spawn(watch(service, check, move |change| {
+                sender.send((number, change)).is_ok()
+            }))
+        });
+        if let (_, Some(old)) = std::mem::replace(&mut self.running[service], (number, new)) {
             old.abort();
         }
     }
 
     /// The next change; waits for as long as there is none. Cancelling it loses nothing.
     pub async fn changed(&mut self) -> Change {
-        match self.changes.recv().await {
-            Some(change) => change,
-            None => std::future::pending().await,
+        loop {
+            match self.changes.recv().await {
+                // What a check said that was replaced since says nothing of the one in its place.
+                Some((number, change)) if number == self.running[change.service].0 => {
+                    return change;
+                }
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
         }
     }
 }
 
-/// Carries out one check for ever, never twice at a time: one that takes longer than `check.every` puts off the next.
-async fn watch(service: usize, check: Check, changes: mpsc::UnboundedSender<Change>) {
+/// Carries out one check for as long as `tell` returns true, never twice at a time: one that takes longer than `check.every`
+/// puts off the next.
+async fn watch(service: usize, check: Check, tell: impl Fn(Change) -> bool) {
     let mut verdict = Verdict::new(check.rise, check.fall);
     let mut probe = Probe::new(check.kind);
     let mut ticks = interval(check.every);
@@ -91,7 +107,7 @@ async fn watch(service: usize, check: Check, changes: mpsc::UnboundedSender<Chan
                 healthy,
                 reason,
             };
-            if changes.send(change).is_err() {
+            if !tell(change) {
                 return;
             }
         }

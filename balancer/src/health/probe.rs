@@ -7,13 +7,14 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::ask::{self, Failure, Talk, Trust};
+use crate::ask::{self, Failure, Runner, Talk, Trust};
 use crate::config::CheckKind;
 
 /// Asks one service, again and again.
 pub(super) struct Probe {
     kind: CheckKind,
     trust: Trust,
+    runner: Runner,
 }
 
 impl Probe {
@@ -25,6 +26,7 @@ impl Probe {
         Self {
             kind,
             trust: Trust::new(checked),
+            runner: Runner::default(),
         }
     }
 
@@ -71,7 +73,7 @@ impl Probe {
             }
             CheckKind::Dns { address, query } => ask::resolve(*address, query).await,
             CheckKind::Command(command) => {
-                let printed = ask::excerpt(&ask::run(command).await?);
+                let printed = ask::excerpt(&self.runner.run(command).await?);
                 Ok(match printed.as_str() {
                     "" => "ended with 0".to_owned(),
                     line => format!("ended with 0: {line}"),

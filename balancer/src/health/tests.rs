@@ -246,6 +246,20 @@ async fn monitor_tells_of_changes_only() {
     );
 }
 
+/// A verdict that waits to be read when its check is replaced is not one on the check in its place.
+#[tokio::test]
+async fn a_replaced_check_says_nothing_more() {
+    let address = refusing().await;
+    let text = format!(
+        "[[service]]\nname = \"a\"\nports = [\"1/tcp\"]\n\
+         check = {{ tcp = \"{address}\", every = \"10ms\", timeout = \"500ms\", fall = 1 }}"
+    );
+    let mut monitor = Monitor::start(&Config::parse(&text, "test").unwrap().services);
+    sleep(SHORT).await;
+    monitor.replace(0, None);
+    assert!(timeout(SHORT, monitor.changed()).await.is_err());
+}
+
 #[tokio::test]
 async fn never_two_checks_at_once_and_none_after_the_drop() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -25,7 +25,8 @@ const HOLD: Duration = Duration::from_secs(1);
 
 /// The listening TCP sockets of this network namespace.
 pub struct Listeners {
-    netlink: Socket,
+    /// Opened when it is needed, and again after a failure: answers may still be in the old one.
+    netlink: Option<Socket>,
     /// Packets that a socket has dropped, by its inode. New connections that come to a full queue are among them.
     dropped: HashMap<u32, u32>,
     /// When a service's queue last overflowed.
@@ -44,24 +45,18 @@ struct Listener {
 }
 
 impl Listeners {
-    /// For so many `services`, in the network namespace of the calling thread.
-    pub fn open(services: usize) -> Result<Self> {
-        let open = || {
-            let mut netlink = Socket::new(NETLINK_SOCK_DIAG)?;
-            netlink.bind_auto()?;
-            netlink.connect(&SocketAddr::new(0, 0))?;
-            Ok::<_, std::io::Error>(netlink)
-        };
-        Ok(Self {
-            netlink: open().context("cannot ask the kernel for its sockets (sock_diag)")?,
+    /// For so many `services`.
+    pub fn new(services: usize) -> Self {
+        Self {
+            netlink: None,
             dropped: HashMap::new(),
             overflowed: vec![None; services],
             buffer: Vec::new(),
-        })
+        }
     }
 
     /// How full the accept queue of each service is, in basis points: of its sockets the fullest. One that overflowed within
-    /// the last second is full at least. `service_of` names the service of a port.
+    /// the last second is full at least. `service_of` names the service of a port. To be called in one network namespace.
     pub fn sample(
         &mut self,
         now: Timestamp,
@@ -73,9 +68,12 @@ impl Listeners {
             (AF_INET6, SocketId::new_v6()),
         ] {
             // A kernel without IPv6 has no such sockets, and says so.
-            let found = self.ask(family, id, &mut listeners);
+            let asked = self.ask(family, id, &mut listeners);
+            if asked.is_err() {
+                self.netlink = None;
+            }
             if family == AF_INET {
-                found?;
+                asked?;
             }
         }
         Ok(self.judge(now, &listeners, service_of))
@@ -112,6 +110,12 @@ impl Listeners {
     }
 
     fn ask(&mut self, family: u8, id: SocketId, found: &mut Vec<Listener>) -> Result<()> {
+        let netlink = match &mut self.netlink {
+            Some(netlink) => netlink,
+            empty => {
+                empty.insert(open().context("cannot ask the kernel for its sockets (sock_diag)")?)
+            }
+        };
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_DUMP;
         let request = InetRequest {
@@ -125,12 +129,11 @@ impl Listeners {
         message.finalize();
         self.buffer.resize(message.buffer_len(), 0);
         message.serialize(&mut self.buffer);
-        self.netlink
+        netlink
             .send(&self.buffer, 0)
             .context("cannot ask the kernel for its sockets")?;
         loop {
-            let (answer, _) = self
-                .netlink
+            let (answer, _) = netlink
                 .recv_from_full()
                 .context("the kernel doesn't tell of its sockets")?;
             let mut rest = &answer[..];
@@ -152,6 +155,13 @@ impl Listeners {
             }
         }
     }
+}
+
+fn open() -> std::io::Result<Socket> {
+    let mut netlink = Socket::new(NETLINK_SOCK_DIAG)?;
+    netlink.bind_auto()?;
+    netlink.connect(&SocketAddr::new(0, 0))?;
+    Ok(netlink)
 }
 
 fn listener(socket: &InetResponse) -> Listener {
@@ -186,7 +196,7 @@ mod tests {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         listen(&socket, Backlog::new(3).expect("a backlog")).expect("a shorter queue");
         let address = socket.local_addr().expect("its address");
-        let mut listeners = Listeners::open(2).expect("netlink");
+        let mut listeners = Listeners::new(2);
         let mut sample = |milliseconds| {
             let service_of = |port| (port == address.port()).then_some(1);
             listeners
@@ -213,7 +223,7 @@ mod tests {
 
     #[test]
     fn what_was_dropped_before_is_history() {
-        let mut listeners = Listeners::open(1).expect("netlink");
+        let mut listeners = Listeners::new(1);
         let mut fill = |milliseconds, dropped| {
             let listener = Listener {
                 port: 80,

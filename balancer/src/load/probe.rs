@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::ask::{self, Failure, Trust};
+use crate::ask::{self, Failure, Runner, Trust};
 use crate::config::{LoadProbe, LoadSource};
 
 /// What a probe says is less than this: far beyond the levels that can be set.
@@ -14,7 +14,6 @@ const MAX_PERCENT: u32 = 100_000;
 
 /// Measures again and again, in a task of its own. Dropping it ends that.
 pub struct Probe {
-    sender: mpsc::UnboundedSender<Result<u32, String>>,
     results: mpsc::UnboundedReceiver<Result<u32, String>>,
     task: Option<JoinHandle<()>>,
 }
@@ -24,21 +23,8 @@ impl Probe {
     pub fn start(probe: Option<&LoadProbe>) -> Self {
         // One that isn't read can't be followed by many: measuring takes longer than reading.
         let (sender, results) = mpsc::unbounded_channel();
-        let mut started = Self {
-            sender,
-            results,
-            task: None,
-        };
-        started.replace(probe);
-        started
-    }
-
-    /// Ends the probe that runs, and starts another one.
-    pub fn replace(&mut self, probe: Option<&LoadProbe>) {
-        let task = probe.map(|probe| tokio::spawn(watch(probe.clone(), self.sender.clone())));
-        if let Some(old) = std::mem::replace(&mut self.task, task) {
-            old.abort();
-        }
+        let task = probe.map(|probe| tokio::spawn(watch(probe.clone(), sender)));
+        Self { results, task }
     }
 
     /// The next result: a load in basis points, or what is wrong. Waits for as long as there is none. Cancelling it loses
@@ -62,22 +48,27 @@ impl Drop for Probe {
 /// Measures for ever, never twice at a time.
 async fn watch(probe: LoadProbe, results: mpsc::UnboundedSender<Result<u32, String>>) {
     let checked = matches!(&probe.source, LoadSource::Http { host: Some(_), .. });
-    let mut trust = Trust::new(checked);
+    let (mut trust, mut runner) = (Trust::new(checked), Runner::default());
     let mut ticks = interval(probe.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let result = measure(&probe.source, &mut trust, probe.timeout).await;
+        let result = measure(&probe.source, &mut trust, &mut runner, probe.timeout).await;
         if results.send(result).is_err() {
             return;
         }
     }
 }
 
-async fn measure(source: &LoadSource, trust: &mut Trust, limit: Duration) -> Result<u32, String> {
+async fn measure(
+    source: &LoadSource,
+    trust: &mut Trust,
+    runner: &mut Runner,
+    limit: Duration,
+) -> Result<u32, String> {
     let said = timeout(limit, async {
         match source {
-            LoadSource::Command(command) => ask::run(command).await,
+            LoadSource::Command(command) => runner.run(command).await,
             LoadSource::Http { url, host } => {
                 let answer = ask::get(url, host.as_ref(), trust).await?;
                 Ok(answer.body)
@@ -173,13 +164,8 @@ mod tests {
             error,
             "said \"garbage?\": wanted is a number below 100000, in percent, as in 73 or 73.5"
         );
-        measured.replace(Some(&probe("/bin/sleep", &["1000"])));
-        let error = loop {
-            match measured.measured().await {
-                Err(error) if error.starts_with("said") => {}
-                result => break result,
-            }
-        };
+        measured = Probe::start(Some(&probe("/bin/sleep", &["1000"])));
+        let error = measured.measured().await;
         assert_eq!(error, Err("took longer than 500 ms".into()));
     }
 }

@@ -57,12 +57,8 @@ impl Sampler {
     /// The load at `now`, but for the services' own: the highest of the parts, in basis points.
     pub fn sample(&mut self, now: Timestamp, weights: &Load) -> Result<u32> {
         let (cpu, run_queue) = self.cpu.sample(now)?;
-        let pressure = |pressure: &mut Option<Pressure>| {
-            pressure
-                .as_mut()
-                .map(|pressure| pressure.sample(now))
-                .transpose()
-        };
+        // One that can't be read any more is left out.
+        let pressure = |pressure: &mut Option<Pressure>| pressure.as_mut()?.sample(now).ok();
         let probe = weights.probe.as_ref().and(self.probed);
         let probe_weight = weights
             .probe
@@ -77,17 +73,17 @@ impl Sampler {
             ),
             (
                 "cpu_pressure",
-                pressure(&mut self.cpu_pressure)?,
+                pressure(&mut self.cpu_pressure),
                 weights.cpu_pressure.basis_points(),
             ),
             (
                 "memory_pressure",
-                pressure(&mut self.memory_pressure)?,
+                pressure(&mut self.memory_pressure),
                 weights.memory_pressure.basis_points(),
             ),
             (
                 "io_pressure",
-                pressure(&mut self.io_pressure)?,
+                pressure(&mut self.io_pressure),
                 weights.io_pressure.basis_points(),
             ),
             ("probe", probe, probe_weight),
