@@ -301,20 +301,20 @@ impl Drop for Server {
     }
 }
 
-/// The program under test: beside the directory of the test's own program.
+/// The program under test: beside this one, or beside the directory of a test's own program.
 pub(crate) fn binary() -> PathBuf {
-    let test = env::current_exe().expect("the path of this program");
-    let dir = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("target/debug/deps");
-    let binary = dir.join("balancer");
-    assert!(
-        binary.exists(),
-        "there is no {}: run `cargo build --package balancer` first",
-        binary.display()
-    );
-    binary
+    let this = env::current_exe().expect("the path of this program");
+    this.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join("balancer"))
+        .find(|path| path.exists())
+        .unwrap_or_else(|| {
+            panic!(
+                "there is no program balancer near {}: run `cargo build --package balancer` first",
+                this.display()
+            )
+        })
 }
 
 /// A number in what a command prints as JSON.

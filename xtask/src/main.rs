@@ -28,6 +28,12 @@ enum Task {
 enum Bench {
     /// Nanoseconds that the XDP program takes for a packet. Needs root
     Packet,
+    /// Waiting times and loads of servers of unequal speed in a lab: balancer, nftables, a proxy, DNS. Needs root
+    Balance {
+        /// For the benchmark: --load PERCENT, --seconds SECONDS, --rounds ROUNDS
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -35,6 +41,7 @@ fn main() -> Result<()> {
         Task::Build => build(),
         Task::Simulate(arguments) => simulate::run(&arguments),
         Task::Bench(Bench::Packet) => bench_packet(),
+        Task::Bench(Bench::Balance { arguments }) => bench_balance(&arguments),
     }
 }
 
@@ -63,12 +70,44 @@ fn build() -> Result<()> {
 }
 
 fn bench_packet() -> Result<()> {
+    run(
+        &["bench", "--quiet", "--package=balancer", "--bench=packet"],
+        &[],
+    )
+}
+
+fn bench_balance(arguments: &[String]) -> Result<()> {
+    run(
+        &[
+            "build",
+            "--quiet",
+            "--release",
+            "--package=balancer",
+            "--package=balancer-tests",
+        ],
+        &[],
+    )?;
+    run(
+        &[
+            "run",
+            "--quiet",
+            "--release",
+            "--package=balancer-tests",
+            "--bin=balance",
+            "--",
+        ],
+        arguments,
+    )
+}
+
+fn run(command: &[&str], arguments: &[String]) -> Result<()> {
     let status = cargo()?
-        .args(["bench", "--quiet", "--package=balancer", "--bench=packet"])
+        .args(command)
+        .args(arguments)
         .status()
         .context("cargo didn't start")?;
     if !status.success() {
-        bail!("the benchmark failed");
+        bail!("cargo {} failed", command[0]);
     }
     Ok(())
 }

@@ -27,8 +27,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 /// Sends requests to an HTTP server at a given rate, each on a connection of its own.
 #[derive(Parser)]
 struct Arguments {
-    /// Where to, such as <http://10.77.0.101/work>
-    url: String,
+    /// Where to, such as <http://10.77.0.101/work>; of several, each in turn
+    #[arg(required = true)]
+    url: Vec<String>,
     /// Requests a second, on average
     #[arg(long, default_value_t = 10.0, value_parser = rate)]
     rate: f64,
@@ -46,7 +47,11 @@ struct Arguments {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let target = Target::resolve(&arguments.url).await?;
+    let mut targets = Vec::new();
+    for url in &arguments.url {
+        targets.push(Target::resolve(url).await?);
+    }
+    let mut targets = targets.iter().cycle();
     let limit = Duration::from_secs(arguments.timeout);
 
     let mut departures = depart(arguments.rate, arguments.count);
@@ -61,7 +66,8 @@ async fn main() -> Result<()> {
         tokio::select! {
             Some(departure) = departures.recv() => {
                 tally.sent += 1;
-                let (target, sender) = (target.clone(), sender.clone());
+                let Some(target) = targets.next().cloned() else { continue };
+                let sender = sender.clone();
                 tokio::spawn(async move {
                     let answer = timeout(limit, target.request(departure))
                         .await
