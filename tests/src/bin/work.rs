@@ -1,6 +1,6 @@
 //! A web server that can do so much and no more: some workers, each request a time on one of them, the others in a queue.
 //!
-//! Nine requests of ten take 5 ms and one takes 50 ms, at random. The time is slept: several such servers on one machine
+//! Nine requests of ten take 10 ms and one takes 100 ms, at random. The time is slept: several such servers on one machine
 //! don't take it from each other.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -49,7 +49,7 @@ async fn main() -> Result<()> {
     let mut random = fastrand::Rng::with_seed(1);
     loop {
         let (stream, _) = listener.accept().await?;
-        let work = Duration::from_millis(if random.f64() < 0.9 { 5 } else { 50 });
+        let work = Duration::from_millis(if random.f64() < 0.9 { 10 } else { 100 });
         let (workers, answer) = (Arc::clone(&workers), Arc::clone(&answer));
         let work = work * arguments.slow;
         tokio::spawn(async move {

@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use self::way::{SERVERS, SLOW, Way};
 
-/// Requests a second that all servers together can answer: 8 workers, 9.5 ms a request, the third server half as fast.
-const CAPACITY: f64 = 8.0 / 0.0095 * 2.5;
+/// Requests a second that all servers together can answer: 8 workers, 19 ms a request, the third server half as fast.
+const CAPACITY: f64 = 8.0 / 0.019 * 2.5;
 
 /// Compares ways to spread requests over servers of unequal speed. Needs root; run it as `cargo xtask bench balance`.
 #[derive(Parser)]
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
     let mut lab = Lab::new(SERVERS as u8 + 1).context("this needs root")?;
     let servers = way::start_servers(&lab)?;
     println!(
-        "{SERVERS} servers of 8 workers, the last {SLOW} times as slow; 90 % of the requests take 5 ms, 10 % take 50 ms; \
+        "{SERVERS} servers of 8 workers, the last {SLOW} times as slow; 90 % of the requests take 10 ms, 10 % take 100 ms; \
          load {} %",
         arguments.load
     );
