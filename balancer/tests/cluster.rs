@@ -1,7 +1,7 @@
 //! Many servers in virtual time, over a network that loses, delays, repeats and reorders.
 
 use balancer::cluster::{
-    Cluster, Destination, Event, Message, Options, OwnState, ServerId, Status, Timestamp,
+    Cluster, Destination, Estate, Event, Message, Options, OwnState, ServerId, Status, Timestamp,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -238,6 +238,7 @@ impl Simulation {
                 name: format!("web{index}"),
                 period: PERIOD,
                 timeout_periods: 3,
+                estate: Estate::default(),
             };
             let mut cluster = Cluster::new(START, options);
             // Somewhere in the first period, as if each had been started by hand.
@@ -350,6 +351,11 @@ impl Simulation {
                     }
                     Event::Joined(_)
                     | Event::PeerUpdated(_)
+                    | Event::ProbeIdentity(_)
+                    | Event::Assume(_)
+                    | Event::Release(_)
+                    | Event::Announce(_)
+                    | Event::Moved(_)
                     | Event::NameConflict { .. }
                     | Event::Forgotten(_) => {}
                 }

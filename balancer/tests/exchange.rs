@@ -263,6 +263,7 @@ impl Lab {
                 name: format!("web{id}"),
                 period: PERIOD,
                 timeout_periods: 3,
+                estate: balancer::cluster::Estate::default(),
             };
             let cluster = Cluster::new(clock::monotonic(), options);
             let inside_runtime = runtime.enter();

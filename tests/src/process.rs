@@ -49,12 +49,17 @@ impl Process {
 
     /// Sends it a signal and waits until it has ended.
     pub fn end(mut self, signal: Signal) -> ExitStatus {
-        kill(Pid::from_raw(self.id().cast_signed()), signal).expect("a signal to a child");
+        self.signal(signal);
         let what = format!(
             "{signal} ends the program that logs to {}",
             self.log.display()
         );
         until_some(&what, PATIENCE, || self.ended())
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.id().cast_signed()), signal).expect("a signal to a child");
     }
 
     /// What it has printed.

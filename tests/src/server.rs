@@ -199,6 +199,12 @@ impl Server {
         process.end(signal)
     }
 
+    /// Sends the daemon a signal that doesn't end it.
+    pub fn signal_balancer(&self, signal: Signal) {
+        let process = self.balancer.as_ref().expect("balancer runs here");
+        process.signal(signal);
+    }
+
     /// Waits until the daemon ends of itself.
     pub fn wait_for_end(&mut self) -> ExitStatus {
         let mut process = self.balancer.take().expect("balancer runs here");

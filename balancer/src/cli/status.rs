@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::table::{counters, duration, percent, table};
 use super::{Instance, drain, peers, services, show};
-use crate::control::status::Status;
+use crate::control::status::{Holder, Status};
 
 /// This server: load, services, peers, counters
 #[derive(Args)]
@@ -20,6 +20,29 @@ impl StatusCommand {
         let status = instance.status()?;
         show(self.json, &status, text)
     }
+}
+
+/// Changes shown.
+const RECENT: usize = 10;
+
+/// Who has which identity, as a table.
+fn holders(holders: &[Holder]) -> String {
+    let row = |holder: &Holder| {
+        vec![
+            holder.address.to_string(),
+            holder.home.clone(),
+            holder.holder.clone().unwrap_or_else(|| "NOBODY".into()),
+            duration(holder.for_ms),
+            holder.term.to_string(),
+            holder.reason.to_string(),
+        ]
+    };
+    let rows: Vec<_> = holders.iter().map(row).collect();
+    table(
+        &["address", "home", "held by", "for", "term", "why"],
+        &rows,
+        &[3, 4],
+    )
 }
 
 fn text(status: &Status) -> String {
@@ -54,6 +77,14 @@ fn text(status: &Status) -> String {
     text += &load(status);
     text += &format!("\nservices\n{}", services::text(&status.services));
     text += &format!("\npeers\n{}", peers::text(&status.peers));
+    text += &format!("\nidentities\n{}", holders(&status.holders));
+    let recent: Vec<_> = status.changes.iter().rev().take(RECENT).collect();
+    if !recent.is_empty() {
+        text += "\nlast changes (all with --json)\n";
+        for change in recent.iter().rev() {
+            text += &format!("  {:>7} ago  {}\n", duration(change.ago_ms), change.text);
+        }
+    }
     text += "\npackets\n";
     for service in &status.services {
         text += &format!("  {}: {}\n", service.name, counters(&service.packets));

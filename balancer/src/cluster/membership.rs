@@ -31,6 +31,8 @@ pub struct Peer {
     asked: Option<Timestamp>,
     /// When its host was last to be probed, if that probe can be trusted.
     probed: Option<Timestamp>,
+    /// What that probe said, if it came before the time-out.
+    answered: Option<bool>,
 }
 
 /// What is thought of a peer.
@@ -41,10 +43,10 @@ pub struct Peer {
 ///            v                                               │
 ///        ┌────────┐ silent for the time-out ┌─────────┐      │
 ///   ──>  │ Online │ ──────────────────────> │ Suspect │ ──┐  │
-///        └────────┘        probe it         └─────────┘   │  │
+///        └────────┘                         └─────────┘   │  │
 ///         │  silent for the time-out          │           │  │
 ///         │  less a period: ask it  probe     │  probe    │  │
-///         │                         answered  v  unanswered  │
+///         │  and probe its host     answered  v  unanswered  │
 ///         │                         ┌────────┐   │           │
 ///         │                    ┌──> │ Silent │   │           │
 ///         │       probe again  └─── └────────┘   │           │
@@ -91,10 +93,18 @@ enum Input {
 /// What is to be done about a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
-    /// Query it by unicast.
-    Ask,
-    /// Have its host probed, and query it once more.
+    /// Have its host probed, and query it by unicast: what both give is known when the time-out is over.
     Probe,
+}
+
+impl Input {
+    fn of_probe(answered: bool) -> Self {
+        if answered {
+            Self::Answered
+        } else {
+            Self::Unanswered
+        }
+    }
 }
 
 impl Status {
@@ -118,12 +128,12 @@ impl Status {
         match (self, input) {
             (_, Input::Report) => (Self::Online, None),
             (_, Input::Goodbye) | (Self::Left, _) => (Self::Left, None),
-            (Self::Online, Input::Overdue) => (Self::Online, Some(Action::Ask)),
-            (Self::Online | Self::Suspect, Input::TimedOut) => (Self::Suspect, Some(Action::Probe)),
-            (Self::Silent, Input::TimedOut) => (Self::Silent, Some(Action::Probe)),
+            (Self::Online, Input::Overdue) => (Self::Online, Some(Action::Probe)),
+            (Self::Online, Input::TimedOut) => (Self::Suspect, None),
+            (Self::Suspect | Self::Silent, Input::TimedOut) => (self, Some(Action::Probe)),
             (Self::Suspect | Self::Silent, Input::Answered) => (Self::Silent, None),
             (Self::Suspect | Self::Silent, Input::Unanswered) => (Self::Dead, None),
-            // A late answer to a probe: a report has told more since, or will.
+            // While it is on-line the answer is kept for the time-out. Else it is late: a report has told more since.
             (Self::Online | Self::Dead, Input::Answered | Input::Unanswered)
             | (Self::Suspect | Self::Silent | Self::Dead, Input::Overdue)
             | (Self::Dead, Input::TimedOut) => (self, None),
@@ -203,14 +213,14 @@ impl Membership {
 
     /// What the probe of a peer's host gave.
     pub fn handle_probe(&mut self, now: Timestamp, id: ServerId, answered: bool, out: &mut Outbox) {
-        let Some(peer) = self.peers.get(&id) else {
+        let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        if answered {
-            self.apply(now, id, Input::Answered, out);
-        } else if peer.probed.is_some() {
-            self.apply(now, id, Input::Unanswered, out);
+        if peer.probed.is_none() && !answered {
+            return;
         }
+        peer.answered = Some(answered);
+        self.apply(now, id, Input::of_probe(answered), out);
     }
 
     pub fn handle_timeout(&mut self, now: Timestamp, timing: Timing, out: &mut Outbox) {
@@ -227,6 +237,10 @@ impl Membership {
             .collect();
         for (id, _, input) in due {
             self.apply(now, id, input, out);
+            let suspect = self.peer(id).filter(|peer| peer.status == Status::Suspect);
+            if let Some(answered) = suspect.and_then(|peer| peer.answered) {
+                self.apply(now, id, Input::of_probe(answered), out);
+            }
         }
     }
 
@@ -247,6 +261,7 @@ impl Membership {
         for peer in self.peers.values_mut() {
             peer.asked = None;
             peer.probed = None;
+            peer.answered = None;
         }
     }
 
@@ -263,15 +278,13 @@ impl Membership {
             });
             peer.status = status;
         }
-        match action {
-            Some(Action::Ask) => peer.asked = Some(now),
-            Some(Action::Probe) => {
-                peer.probed = Some(now);
-                out.events.push_back(Event::Probe(id));
-            }
-            None => return,
+        if let Some(Action::Probe) = action {
+            peer.asked = Some(now);
+            peer.probed = Some(now);
+            peer.answered = None;
+            out.events.push_back(Event::Probe(id));
+            out.ask(now, Destination::Unicast(peer.from));
         }
-        out.ask(now, Destination::Unicast(peer.from));
     }
 
     fn judge_name(&mut self, id: ServerId, renamed: bool, own_name: &str, out: &mut Outbox) {
@@ -304,6 +317,7 @@ impl Peer {
             name_conflict: false,
             asked: None,
             probed: None,
+            answered: None,
         }
     }
 
@@ -314,6 +328,11 @@ impl Peer {
             name_conflict,
             ..Self::new(now, from, report)
         };
+    }
+
+    /// Whether it is on-line, but has been silent for nearly the time-out.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.asked.is_some()
     }
 
     /// What happens next if nothing is heard from the peer, and when.
@@ -348,7 +367,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Action::{Ask, Probe};
+    use Action::Probe;
     use Input::{Answered, Goodbye, Overdue, TimedOut, Unanswered};
     use Status::{Dead, Left, Online, Silent, Suspect};
 
@@ -365,7 +384,7 @@ mod tests {
         #[rustfmt::skip]
         let table = [
             //         Report          Goodbye       Overdue              TimedOut                Answered        Unanswered
-            (Online,  [(Online, None), (Left, None), (Online, Some(Ask)), (Suspect, Some(Probe)), (Online, None), (Online, None)]),
+            (Online,  [(Online, None), (Left, None), (Online, Some(Probe)), (Suspect, None),      (Online, None), (Online, None)]),
             (Suspect, [(Online, None), (Left, None), (Suspect, None),     (Suspect, Some(Probe)), (Silent, None), (Dead, None)]),
             (Silent,  [(Online, None), (Left, None), (Silent, None),      (Silent, Some(Probe)),  (Silent, None), (Dead, None)]),
             (Dead,    [(Online, None), (Left, None), (Dead, None),        (Dead, None),           (Dead, None),   (Dead, None)]),

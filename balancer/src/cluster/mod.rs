@@ -11,6 +11,7 @@ mod membership;
 mod questions;
 mod report;
 mod reporter;
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -18,7 +19,7 @@ mod time;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 pub use membership::{MAX_PEERS, MEMORY, Peer, Status};
@@ -28,11 +29,13 @@ pub use report::{
     ServiceReport,
 };
 pub use reporter::{OwnService, OwnState};
+pub use takeover::{Assumed, Estate, Home, Identity, Reason, Require};
 pub use time::{Timestamp, Timing};
 
 use membership::Membership;
 use questions::Questions;
-use reporter::Reporter;
+use reporter::{Holdings, Reporter};
+use takeover::{Sight, Takeover};
 
 /// What a server is known by, whatever its name and addresses are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,6 +61,8 @@ pub struct Options {
     pub period: Duration,
     /// Periods of silence that make a peer suspect; at least 2.
     pub timeout_periods: u32,
+    /// What it holds at its start, and when it may take over more.
+    pub estate: Estate,
 }
 
 /// A message to be sent.
@@ -103,6 +108,16 @@ pub enum Event {
         /// The name.
         name: String,
     },
+    /// Find out whether anybody uses this address on its link, then call [`Cluster::handle_identity_probe`].
+    ProbeIdentity(IpAddr),
+    /// Add this address to its link's interface, and announce it. If that fails, call [`Cluster::renounce`].
+    Assume(Assumed),
+    /// Remove this address, which was assumed.
+    Release(IpAddr),
+    /// Announce this address, which this server holds, once more: somebody else was seen to use it.
+    Announce(IpAddr),
+    /// An identity has another holder, or none: see [`Cluster::identities`].
+    Moved(IpAddr),
     /// A peer was silent for [`MEMORY`] and isn't known any more.
     Forgotten(ServerId),
 }
@@ -134,6 +149,7 @@ pub struct Cluster {
     timing: Timing,
     reporter: Reporter,
     membership: Membership,
+    takeover: Takeover,
     asked_group: Timestamp,
     out: Outbox,
 }
@@ -166,13 +182,16 @@ impl Cluster {
             questions: Questions::new(options.boot),
         };
         out.ask(now, Destination::Group);
-        Self {
+        let mut cluster = Self {
             timing: Timing::new(options.period, options.timeout_periods),
+            takeover: Takeover::new(now, options.me, &options.estate),
             reporter: Reporter::new(options),
             membership: Membership::default(),
             asked_group: Timestamp(0),
             out,
-        }
+        };
+        cluster.settle(now);
+        cluster
     }
 
     /// Whether peers would accept a report of this state. Changes nothing.
@@ -197,6 +216,7 @@ impl Cluster {
             self.asked_group = now;
             self.out.ask(now, Destination::Group);
         }
+        self.settle(now);
         Ok(())
     }
 
@@ -219,8 +239,17 @@ impl Cluster {
             }
             Message::Report(report) if report.server == *me => Err(Refused::SharedId),
             Message::Report(report) => {
+                let (id, timing) = (report.server, self.timing);
+                let able = self.takeover.is_able(now);
                 self.membership
-                    .handle_report(now, from, *report, name, self.timing, &mut self.out)
+                    .handle_report(now, from, *report, name, timing, &mut self.out)?;
+                let sight = sight(&self.reporter, &self.membership, able);
+                if let Some(peer) = self.membership.peer(id) {
+                    self.takeover
+                        .handle_report(now, &peer.report, &sight, timing, &mut self.out);
+                }
+                self.settle(now);
+                Ok(())
             }
         }
     }
@@ -230,6 +259,35 @@ impl Cluster {
         self.notice_stall(now);
         self.membership
             .handle_probe(now, id, answered, &mut self.out);
+        self.settle(now);
+    }
+
+    /// Takes in whether anybody was found to use the address that [`Event::ProbeIdentity`] asked about.
+    pub fn handle_identity_probe(&mut self, now: Timestamp, address: IpAddr, used: bool) {
+        self.notice_stall(now);
+        self.takeover.handle_probe(now, address, used);
+        self.settle(now);
+    }
+
+    /// Takes in that a frame on the link has shown another host with the Ethernet address `mac` to use `address`.
+    pub fn handle_conflict(&mut self, now: Timestamp, address: IpAddr, mac: [u8; 6]) {
+        let has = |peer: &&Peer| peer.report.links.iter().any(|link| link.mac == mac);
+        let by = self
+            .membership
+            .iter()
+            .find(has)
+            .map(|peer| peer.report.server);
+        self.takeover
+            .handle_conflict(now, address, by, self.timing, &mut self.out);
+        self.settle(now);
+    }
+
+    /// Takes in that this host couldn't take the address that [`Event::Assume`] told it to. It leaves takeovers to others
+    /// for a while.
+    pub fn renounce(&mut self, now: Timestamp, address: IpAddr) {
+        self.takeover
+            .renounce(now, address, self.timing, &mut self.out);
+        self.settle(now);
     }
 
     /// Does what is due.
@@ -237,6 +295,7 @@ impl Cluster {
         self.notice_stall(now);
         self.membership
             .handle_timeout(now, self.timing, &mut self.out);
+        self.settle(now);
         self.reporter
             .handle_timeout(now, self.timing, &mut self.out);
     }
@@ -246,6 +305,7 @@ impl Cluster {
         self.reporter
             .next_timeout()
             .min(self.membership.next_timeout(self.timing))
+            .min(self.takeover.next_timeout())
     }
 
     /// The next message to be sent.
@@ -264,9 +324,16 @@ impl Cluster {
         self.reporter.set_timing(timing);
     }
 
-    /// Says goodbye to all. Each call says it once more, since datagrams get lost; other reports end with the first.
+    /// Changes when this server takes over identities.
+    pub fn set_require(&mut self, require: Require) {
+        self.takeover.set_require(require);
+    }
+
+    /// Says goodbye to all, and that what this host doesn't keep is free: its addresses must have been removed. Each call
+    /// says it once more, since datagrams get lost; other reports end with the first.
     pub fn leave(&mut self) {
-        self.reporter.leave(&mut self.out);
+        self.reporter
+            .leave(self.takeover.last_reports(), &mut self.out);
     }
 
     /// How often servers report, and when silence is suspect.
@@ -284,11 +351,39 @@ impl Cluster {
         self.membership.peer(id)
     }
 
+    /// The identities of the cluster, by address.
+    pub fn identities(&self) -> impl Iterator<Item = &Identity> {
+        self.takeover.iter()
+    }
+
+    /// Whose the identities are, after all that has been heard and seen.
+    fn settle(&mut self, now: Timestamp) {
+        let able = self.takeover.is_able(now);
+        let sight = sight(&self.reporter, &self.membership, able);
+        self.takeover
+            .settle(now, &sight, self.timing, &mut self.out);
+        let holdings = Holdings {
+            identities: self.takeover.reports(),
+            able,
+        };
+        self.reporter.set_holdings(now, holdings, self.timing);
+    }
+
     /// A server that didn't run when it should have can't tell its own silence from that of others: a suspended
     /// machine has missed what came meanwhile.
     fn notice_stall(&mut self, now: Timestamp) {
         if now.since(self.next_timeout()) > self.timing.period / 2 {
             self.membership.distrust();
+            self.takeover.distrust();
         }
+    }
+}
+
+/// How the servers stand at this moment.
+fn sight<'a>(reporter: &'a Reporter, membership: &'a Membership, able: bool) -> Sight<'a> {
+    Sight {
+        me: reporter.options().me,
+        membership,
+        links: reporter.caretaker().filter(|_| able),
     }
 }

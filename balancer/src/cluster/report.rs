@@ -3,9 +3,9 @@
 //! Seals keep strangers out, but a server of the cluster may be broken or broken into, so what arrives is checked as if
 //! it weren't sealed: [`Message::decode`] gives nothing that a caller would have to check again.
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::ServerId;
 
@@ -56,8 +56,10 @@ pub struct Report {
     pub links: Vec<Link>,
     /// The services it offers.
     pub services: Vec<ServiceReport>,
-    /// The identities it holds.
+    /// The identities it holds, or, in its last report, had.
     pub identities: Vec<IdentityReport>,
+    /// It takes over identities of servers that are gone.
+    pub caretaker: bool,
     /// It takes no new flows.
     pub draining: bool,
     /// What it still serves of those that drain.
@@ -105,13 +107,17 @@ pub struct PortRange {
     pub last: u16,
 }
 
-/// An identity that the reporting server holds.
+/// An identity that the reporting server has, or had when it said goodbye.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdentityReport {
     /// The address, with the prefix length of its network.
     pub address: IpNet,
     /// The server that it belongs to when all are well.
     pub home: ServerId,
+    /// How often it has been claimed.
+    pub term: u64,
+    /// The reporting server has it. `false` only in its last report: it is free from now on.
+    pub held: bool,
 }
 
 /// Connections that are open on the reporting server, and which a draining server steered there.
@@ -200,6 +206,19 @@ impl Report {
             .iter()
             .try_for_each(|identity| check_address(&identity.address))
     }
+}
+
+impl IdentityReport {
+    /// None takes more bytes.
+    pub(super) const LARGEST: Self = Self {
+        address: IpNet::V6(Ipv6Net::new_assert(
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
+            128,
+        )),
+        home: ServerId(u64::MAX),
+        term: u64::MAX,
+        held: true,
+    };
 }
 
 impl Link {
@@ -294,7 +313,10 @@ mod tests {
             identities: vec![IdentityReport {
                 address: "10.0.0.101/24".parse().unwrap(),
                 home: ServerId(0xdead_beef_0bad_cafe),
+                term: 1,
+                held: true,
             }],
+            caretaker: true,
             draining: false,
             guests: Vec::new(),
             leaving: false,
@@ -334,7 +356,9 @@ mod tests {
         report.identities = vec![
             IdentityReport {
                 address: "fd00::1/64".parse().unwrap(),
-                home: ServerId(u64::MAX)
+                home: ServerId(u64::MAX),
+                term: u64::MAX,
+                held: true,
             };
             64
         ];
@@ -480,16 +504,17 @@ mod tests {
             name in "[ -~]{1,64}",
             links in prop::collection::vec((any::<[u8; 5]>(), prop::collection::vec(net(), 0..4)), 0..=MAX_LINKS),
             services in prop::collection::vec(service(), 0..=MAX_SERVICES),
-            identities in prop::collection::vec((net(), any::<u64>()), 0..=MAX_IDENTITIES),
+            identities in prop::collection::vec((net(), any::<u64>(), any::<u64>(), any::<bool>()), 0..=MAX_IDENTITIES),
             guests in prop::collection::vec(any::<(u64, u32)>(), 0..=MAX_GUESTS),
-            draining: bool, leaving: bool,
+            draining: bool, leaving: bool, caretaker: bool,
             answers in prop::collection::vec(any::<u64>(), 0..=MAX_ANSWERS),
         ) -> Report {
             Report {
                 server: ServerId(server), boot, sequence, name,
                 links: links.into_iter().map(|([a, b, c, d, e], addresses)| Link { mac: [2, a, b, c, d, e], addresses }).collect(),
                 services,
-                identities: identities.into_iter().map(|(address, home)| IdentityReport { address, home: ServerId(home) }).collect(),
+                identities: identities.into_iter().map(|(address, home, term, held)| IdentityReport { address, home: ServerId(home), term, held }).collect(),
+                caretaker,
                 guests: guests.into_iter().map(|(of, connections)| Guests { of: ServerId(of), connections }).collect(),
                 draining, leaving, answers,
             }

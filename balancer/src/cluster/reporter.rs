@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{
-    Destination, Guests, IdentityReport, Invalid, Link, MAX_ANSWERS, Message, Options, Outbox,
-    Report, ServiceReport, Timestamp, Timing,
+    Destination, Guests, IdentityReport, Invalid, Link, MAX_ANSWERS, MAX_IDENTITIES, Message,
+    Options, Outbox, Report, ServiceReport, Timestamp, Timing,
 };
 
 /// Servers that ask at nearly one time and are answered one by one. Where more ask, as when a whole rack starts, one
@@ -24,10 +24,10 @@ pub struct OwnState {
     pub links: Vec<Link>,
     /// The services it offers.
     pub services: Vec<OwnService>,
-    /// The identities it holds.
-    pub identities: Vec<IdentityReport>,
     /// It takes no new flows.
     pub draining: bool,
+    /// It may take over identities of servers that are gone.
+    pub caretaker: bool,
     /// What it still serves of those that drain. Changes wait for the next report.
     pub guests: Vec<Guests>,
 }
@@ -60,7 +60,7 @@ impl OwnState {
         };
         self.draining == other.draining
             && self.links == other.links
-            && self.identities == other.identities
+            && self.caretaker == other.caretaker
             && self.services.len() == other.services.len()
             && self.services.iter().zip(&other.services).all(same_service)
     }
@@ -78,13 +78,23 @@ impl OwnState {
     }
 }
 
+/// What this server has and may get of the cluster's identities.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Holdings {
+    /// The identities that it holds.
+    pub identities: Vec<IdentityReport>,
+    /// It can add addresses, as far as is known.
+    pub able: bool,
+}
+
 /// Decides when to report, and writes the reports.
 #[derive(Debug)]
 pub(super) struct Reporter {
     options: Options,
     own: Option<OwnState>,
+    holdings: Holdings,
     /// What the group was last told.
-    told: Option<OwnState>,
+    told: Option<(OwnState, Holdings)>,
     told_at: Timestamp,
     due: Timestamp,
     sequence: u64,
@@ -100,6 +110,7 @@ impl Reporter {
         Self {
             options,
             own: None,
+            holdings: Holdings::default(),
             told: None,
             told_at: Timestamp(0),
             due: Timestamp::NEVER,
@@ -118,11 +129,15 @@ impl Reporter {
     /// Whether peers would accept a report of this state.
     pub fn check(&self, own: &OwnState) -> Result<(), Invalid> {
         // As large as it may become.
-        let report = Report {
+        let mut report = Report {
             sequence: u64::MAX,
             answers: vec![u64::MAX; MAX_ANSWERS],
             ..self.report(own)
         };
+        let room = MAX_IDENTITIES.saturating_sub(report.identities.len());
+        report
+            .identities
+            .extend(std::iter::repeat_n(IdentityReport::LARGEST, room));
         report.check()?;
         Message::Report(Box::new(report)).encode().map(drop)
     }
@@ -138,13 +153,33 @@ impl Reporter {
         let newly_over = own.newly_over(self.own.as_ref().unwrap_or(&OwnState::default()));
         if !self.leaving {
             self.due = match &self.told {
-                Some(told) if own.can_wait(told) => self.told_at + timing.period,
+                Some((told, holdings)) if own.can_wait(told) && *holdings == self.holdings => {
+                    self.told_at + timing.period
+                }
                 Some(_) => (self.told_at + timing.gap()).max(now).min(self.due),
                 None => now,
             };
         }
         self.own = Some(own);
         Ok(newly_over)
+    }
+
+    /// What this server holds. Peers are told soon.
+    pub fn set_holdings(&mut self, now: Timestamp, holdings: Holdings, timing: Timing) {
+        if holdings == self.holdings {
+            return;
+        }
+        self.holdings = holdings;
+        if self.told.is_some() && !self.leaving {
+            self.due = self.due.min((self.told_at + timing.gap()).max(now));
+        }
+    }
+
+    /// This server's links, if it is willing to take over identities.
+    pub fn caretaker(&self) -> Option<&[Link]> {
+        let willing = |own: &&OwnState| own.caretaker && !self.leaving;
+        let own = self.own.as_ref().filter(willing)?;
+        Some(&own.links)
     }
 
     pub fn set_timing(&mut self, timing: Timing) {
@@ -185,7 +220,7 @@ impl Reporter {
             told = true;
         }
         if told {
-            self.told = Some(own);
+            self.told = Some((own, self.holdings.clone()));
             self.told_at = now;
             self.due = now + timing.period;
         }
@@ -231,9 +266,10 @@ impl Reporter {
         self.due.min(self.answer_due)
     }
 
-    /// Says goodbye, once for each call, and nothing more after it.
-    pub fn leave(&mut self, out: &mut Outbox) {
+    /// Says goodbye and what becomes of its identities, once for each call, and nothing more after it.
+    pub fn leave(&mut self, identities: Vec<IdentityReport>, out: &mut Outbox) {
         self.leaving = true;
+        self.holdings.identities = identities;
         self.askers.clear();
         self.due = Timestamp::NEVER;
         self.answer_due = Timestamp::NEVER;
@@ -254,7 +290,8 @@ impl Reporter {
                 .iter()
                 .map(|service| service.report.clone())
                 .collect(),
-            identities: own.identities.clone(),
+            identities: self.holdings.identities.clone(),
+            caretaker: own.caretaker && self.holdings.able && !self.leaving,
             draining: own.draining,
             guests: own.guests.clone(),
             leaving: self.leaving,

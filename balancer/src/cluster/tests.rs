@@ -23,6 +23,7 @@ fn report(id: u64, boot: u64, sequence: u64) -> Report {
         links: Vec::new(),
         services: Vec::new(),
         identities: Vec::new(),
+        caretaker: false,
         draining: false,
         guests: Vec::new(),
         leaving: false,
@@ -59,6 +60,7 @@ fn options(id: u64) -> Options {
         name: format!("web{id}"),
         period: PERIOD,
         timeout_periods: 3,
+        estate: Estate::default(),
     }
 }
 
@@ -412,33 +414,24 @@ fn silence_is_asked_about_then_suspected_then_probed() {
         sent.contains(&(1_100, "query to 10.0.0.2".into())),
         "{sent:?}"
     );
-    assert_eq!(events(&mut cluster), []);
+    assert_eq!(events(&mut cluster), [Event::Probe(id)]);
 
     run(&mut cluster, at(1_600));
-    let suspect = Event::Changed {
-        id,
-        from: Status::Online,
-        to: Status::Suspect,
-    };
-    assert_eq!(events(&mut cluster), [suspect, Event::Probe(id)]);
+    let changed = |from, to| Event::Changed { id, from, to };
+    let suspect = changed(Status::Online, Status::Suspect);
+    assert_eq!(events(&mut cluster), [suspect]);
 
     cluster.handle_probe(at(1_650), id, true);
-    assert_eq!(
-        events(&mut cluster),
-        [Event::Changed {
-            id,
-            from: Status::Suspect,
-            to: Status::Silent
-        }]
-    );
+    let silent = changed(Status::Suspect, Status::Silent);
+    assert_eq!(events(&mut cluster), [silent]);
 
-    run(&mut cluster, at(3_100));
+    run(&mut cluster, at(2_600));
     assert_eq!(
         events(&mut cluster),
         [Event::Probe(id)],
         "probed again, with no second alarm"
     );
-    cluster.handle_probe(at(3_150), id, false);
+    cluster.handle_probe(at(2_650), id, false);
     assert_eq!(
         events(&mut cluster),
         [Event::Changed {
@@ -455,6 +448,20 @@ fn silence_is_asked_about_then_suspected_then_probed() {
         to: Status::Online,
     };
     assert_eq!(events(&mut cluster), [Event::PeerUpdated(id), back]);
+}
+
+#[test]
+fn what_the_probe_said_counts_when_the_time_out_is_over() {
+    for (answered, status) in [(true, Status::Silent), (false, Status::Dead)] {
+        let (mut cluster, id) = (server(), ServerId(2));
+        hear(&mut cluster, at(0), report(2, 1, 1)).unwrap();
+        run(&mut cluster, at(1_000));
+        cluster.handle_probe(at(1_100), id, answered);
+        run(&mut cluster, at(1_499));
+        assert_eq!(cluster.peer(id).unwrap().status, Status::Online);
+        run(&mut cluster, at(1_500));
+        assert_eq!(cluster.peer(id).unwrap().status, status);
+    }
 }
 
 #[test]
@@ -505,10 +512,12 @@ fn after_a_stall_all_are_asked_before_anyone_is_judged() {
     events(&mut cluster);
     cluster.handle_timeout(at(60_000));
     assert!(destinations(&mut cluster).contains(&"query to 10.0.0.2".into()));
+    assert_eq!(events(&mut cluster), [Event::Probe(id)]);
     run(&mut cluster, at(60_499));
     assert_eq!(events(&mut cluster), [], "it has a period to answer");
     run(&mut cluster, at(60_500));
-    assert!(events(&mut cluster).contains(&Event::Probe(id)));
+    assert_eq!(cluster.peer(id).unwrap().status, Status::Suspect);
+    events(&mut cluster);
 
     // A probe that the stall may have spoilt is made again.
     cluster.handle_probe(at(120_000), id, false);

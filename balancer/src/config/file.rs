@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::cluster::Require;
 use crate::datapath::Tables;
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
     },
 };
 
-value!(Periods);
+value!(Periods, RequireName);
 
 /// Reads a whole file.
 pub(super) fn parse(text: &str) -> Result<Config, Problem> {
@@ -32,6 +33,10 @@ pub(super) fn parse(text: &str) -> Result<Config, Problem> {
         load: file.load.resolve()?,
         exchange: file.exchange.resolve()?,
         tables: file.tables.resolve(),
+        takeover: file
+            .takeover
+            .require
+            .map_or(Require::default(), |RequireName(require)| require),
         services: services(file.service, levels)?,
     };
     if config.services.is_empty() {
@@ -53,6 +58,8 @@ struct File {
     exchange: ExchangeTable,
     #[serde(default)]
     tables: TablesTable,
+    #[serde(default)]
+    takeover: TakeoverTable,
     #[serde(default)]
     service: Vec<Spanned<ServiceTable>>,
 }
@@ -203,6 +210,27 @@ impl Value for Periods {
             .ok()
             .filter(|periods| (2..=100).contains(periods))
             .map(Self)
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "a table: write [takeover] on a line of its own"
+)]
+struct TakeoverTable {
+    require: Option<RequireName>,
+}
+
+struct RequireName(Require);
+
+impl Value for RequireName {
+    const WANTED: &'static str = "what a takeover requires: write any, majority or never";
+
+    fn read(text: &str) -> Option<Self> {
+        let mut all = Require::ALL.into_iter();
+        all.find(|require| require.name() == text).map(Self)
     }
 }
 

@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-use crate::cluster::Timing;
+use crate::cluster::{Require, Timing};
 use crate::datapath::Tables;
 
 pub use self::{
@@ -59,6 +59,8 @@ pub struct Config {
     pub exchange: Exchange,
     /// How many flows it can know at a time.
     pub tables: Tables,
+    /// When this server takes over identities of others.
+    pub takeover: Require,
     /// What it offers: 1 to 16 services, of which no two share a name or a port.
     pub services: Vec<Service>,
 }
@@ -298,6 +300,7 @@ impl Default for Config {
             load: Load::default(),
             exchange: Exchange::default(),
             tables: Tables::default(),
+            takeover: Require::default(),
             services: vec![ServiceSpec::default().resolve(levels)],
         }
     }

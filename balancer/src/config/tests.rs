@@ -40,6 +40,9 @@ interface = "eth1"
 flows = 2048
 half_open = 1024
 
+[takeover]
+require = "majority"
+
 [[service]]
 name = "www"
 ports = ["80/tcp", "443/tcp"]
@@ -130,6 +133,7 @@ fn every_key_has_its_effect() {
             flows: 2_048,
             half_open: 1_024,
         },
+        takeover: Require::Majority,
         services: vec![
             Service {
                 name: "www".parse().unwrap(),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::Status as PeerStatus;
+use crate::cluster::{Reason, Status as PeerStatus};
 use crate::datapath::interface::XdpState;
 
 /// A server and its cluster. Loads, levels and margins are in basis points (10,000 = 100 %), times in milliseconds.
@@ -31,12 +31,16 @@ pub struct Status {
     pub drain: Option<Drain>,
     /// The interfaces that it is attached to.
     pub interfaces: Vec<Interface>,
-    /// The identities that it holds.
+    /// The identities whose home it is, or that it has taken over.
     pub identities: Vec<IpAddr>,
     /// What its load is made of, beside its services' own.
     pub load_parts: Vec<LoadPart>,
     /// CPU time that a sample of its load takes, in microseconds. There are ten a second.
     pub sample_cost_us: u64,
+    /// All identities of the cluster, and who has them.
+    pub holders: Vec<Holder>,
+    /// The last changes in the cluster, oldest first.
+    pub changes: Vec<Change>,
     /// Its services.
     pub services: Vec<Service>,
     /// Its peers.
@@ -148,6 +152,32 @@ pub struct Peer {
     pub flows: u64,
     /// Packets steered to it.
     pub packets: u64,
+}
+
+/// An identity, and who has it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Holder {
+    /// The address.
+    pub address: IpAddr,
+    /// Name of the server that it belongs to, or its id where the name isn't known.
+    pub home: String,
+    /// Name of the server that has it, if any.
+    pub holder: Option<String>,
+    /// How often it has been claimed.
+    pub term: u64,
+    /// Since when the holder has it, as far as is known here.
+    pub for_ms: u64,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Something that changed in the cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Change {
+    /// How long ago.
+    pub ago_ms: u64,
+    /// What.
+    pub text: String,
 }
 
 /// A service of a peer's.

@@ -108,6 +108,7 @@ impl Running {
             .reconfigure(&plan.config, &mut inputs.monitor, &mut inputs.probe);
         prepared.exchange.set_keyring(plan.keyring);
         prepared.exchange.set_timing(exchange.timing());
+        prepared.exchange.set_require(plan.config.takeover);
         self.settings.timeout_ns = exchange.timeout().as_nanos() as u64;
         prepared.options.config = plan.config;
         prepared.options.source = plan.source;

@@ -1,12 +1,15 @@
 //! The daemon: brings everything up, keeps it in step with the cluster, takes everything down again.
 //!
 //! `prepare` checks and opens what it needs, `start` brings it up, `running` is its life, of which `peers` and `commands` are
-//! parts, as is `drain`; `guests` counts for peers that drain; `services` is what it knows of its services, `probes` how it finds out whether a silent peer's host lives, `report`
-//! what it tells of itself.
+//! parts, as is `drain`; `guests` counts for peers that drain; `services` is what it knows of its services, `probes` how it finds out whether a
+//! silent peer's host lives, `takeover` what it does about identities, `links` what it announces and sees on its links, `history`
+//! what has changed, `report` what it tells of itself.
 
 mod commands;
 mod drain;
 mod guests;
+mod history;
+mod links;
 mod peers;
 mod prepare;
 mod probes;
@@ -14,6 +17,7 @@ mod report;
 mod running;
 mod services;
 mod start;
+mod takeover;
 mod warnings;
 
 use std::path::{Path, PathBuf};

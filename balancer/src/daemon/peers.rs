@@ -8,9 +8,10 @@ use balancer_common::types::Address;
 use ipnet::IpNet;
 
 use super::prepare::Prepared;
+use super::probes::Subject;
 use super::running::Running;
 use crate::cluster::{self, Event, Report, ServerId, Status};
-use crate::exchange::OpenError;
+use crate::exchange::{OpenError, clock};
 
 impl Running {
     /// Carries an event of the exchange into the maps and onto the host.
@@ -21,7 +22,8 @@ impl Running {
         match event {
             Event::Joined(id) => {
                 let from = peer(id).map(|peer| peer.from.ip().to_string());
-                log::info!("peer {} ({}) is there", name(id), from.unwrap_or_default());
+                let text = format!("peer {} ({}) is there", name(id), from.unwrap_or_default());
+                self.history.add(clock::monotonic(), text);
             }
             Event::PeerUpdated(id) => {
                 let Some(peer) = peer(id) else { return Ok(()) };
@@ -38,7 +40,8 @@ impl Running {
                 }
             }
             Event::Changed { id, from, to } => {
-                log::info!("peer {}: {} (was {})", name(id), to.name(), from.name());
+                let text = format!("peer {}: {} (was {})", name(id), to.name(), from.name());
+                self.history.add(clock::monotonic(), text);
                 self.table.set_status(&mut self.datapath.maps, id, to)?;
                 let silent = (to == Status::Silent).then(|| {
                     format!(
@@ -49,6 +52,13 @@ impl Running {
                 self.warnings.set(&format!("{id} silent"), silent);
             }
             Event::Probe(id) => self.probe(prepared, id),
+            Event::ProbeIdentity(address) => {
+                self.spawn_probe(prepared, Subject::Identity(address), address);
+            }
+            Event::Assume(assumed) => self.assume(prepared, assumed).await?,
+            Event::Release(address) => self.release(prepared, address).await?,
+            Event::Announce(address) => self.announce(address),
+            Event::Moved(address) => self.on_moved(prepared, address),
             Event::NameConflict { id, name } => self.warnings.set(
                 &format!("{id} name"),
                 Some(format!(
@@ -166,9 +176,11 @@ fn own_addresses(own: &BTreeMap<IpAddr, String>) -> Option<String> {
 
 /// Identities that a peer reports and this server has as well.
 fn held_by_both(report: &Report, own: &[IpNet]) -> Vec<String> {
+    // What its caretaker has, it gives back.
     let reported = report
         .identities
         .iter()
+        .filter(|identity| identity.home == report.server)
         .map(|identity| identity.address.addr());
     let held = |address: &IpAddr| own.iter().any(|own| own.addr() == *address);
     reported

@@ -10,7 +10,7 @@ use balancer_common::types::MAX_INTERFACES;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Options;
-use crate::cluster::{self, Cluster, IdentityReport, ServerId};
+use crate::cluster::{self, Assumed, Cluster, Estate, Home, ServerId};
 use crate::config::Conversation;
 use crate::control::Server;
 use crate::datapath::host::{Change, Host};
@@ -25,8 +25,10 @@ pub struct Prepared {
     pub options: Options,
     /// The interfaces to attach to.
     pub interfaces: Vec<Interface>,
-    /// The identities that this server holds.
+    /// The identities whose home is this server.
     pub identities: Vec<ipnet::IpNet>,
+    /// Identities of others that the daemon before this one had taken over, and the indices of their interfaces.
+    pub assumed: BTreeMap<IpAddr, u32>,
     /// Its id.
     pub id: ServerId,
     /// The conversation with the peers.
@@ -62,16 +64,27 @@ impl Prepared {
         for name in &config.server.interfaces {
             interfaces.push(Interface::find(name.as_str()).await?);
         }
-        let identities = identities(&options, &interfaces)?;
         let id = server_id(config.server.name.as_str(), &interfaces[0]);
         maps::check_layout(&options.pin_dir)?;
         let control = Server::open(&options.control)?;
         let host = open_host(&options.pin_dir).await?;
-        let (exchange, new_key) = open_exchange(&options, &interfaces, id).await?;
+        let (assumed, adopted) = adopted(&host);
+        for interface in &mut interfaces {
+            let own = |address: &ipnet::IpNet| !assumed.contains_key(&address.addr());
+            interface.addresses.retain(own);
+        }
+        let identities = identities(&options, &interfaces)?;
+        let estate = Estate {
+            homes: homes(&options, &host, &interfaces, &identities),
+            adopted,
+            require: options.config.takeover,
+        };
+        let (exchange, new_key) = open_exchange(&options, &interfaces, id, estate).await?;
         Ok(Self {
             options,
             interfaces,
             identities,
+            assumed,
             id,
             exchange,
             control,
@@ -126,15 +139,6 @@ impl Prepared {
             .iter()
             .map(|identity| (identity.addr(), on(identity.addr())))
             .collect()
-    }
-
-    /// The identities as peers are told of them.
-    pub fn identity_reports(&self) -> Vec<IdentityReport> {
-        let report = |&address| IdentityReport {
-            address,
-            home: self.id,
-        };
-        self.identities.iter().map(report).collect()
     }
 
     fn make_dir(&mut self, dir: &Path) -> Result<()> {
@@ -232,6 +236,54 @@ fn identities(options: &Options, interfaces: &[Interface]) -> Result<Vec<ipnet::
     Ok(identities)
 }
 
+/// What the daemon before this one had taken over, by the host's journal.
+fn adopted(host: &Host) -> (BTreeMap<IpAddr, u32>, Vec<Assumed>) {
+    let mut interfaces = BTreeMap::new();
+    let mut adopted = Vec::new();
+    for change in host.changes() {
+        if let Change::IdentityAssumed {
+            interface,
+            identity,
+            home,
+            term,
+        } = change
+        {
+            interfaces.insert(identity.addr(), *interface);
+            adopted.push(Assumed {
+                address: *identity,
+                home: ServerId(*home),
+                term: *term,
+            });
+        }
+    }
+    (interfaces, adopted)
+}
+
+/// The identities whose home this is. Those that balancer adds go when it ends.
+fn homes(
+    options: &Options,
+    host: &Host,
+    interfaces: &[Interface],
+    identities: &[ipnet::IpNet],
+) -> Vec<Home> {
+    let added = |address: IpAddr| {
+        host.changes().iter().any(
+            |change| matches!(change, Change::IdentityAdded { identity, .. } if identity.addr() == address),
+        )
+    };
+    let there = |address: IpAddr| {
+        interfaces
+            .iter()
+            .flat_map(Interface::ips)
+            .any(|own| own == address)
+    };
+    let home = |&address: &ipnet::IpNet| Home {
+        address,
+        kept: there(address.addr()) && !added(address.addr()) || options.persist,
+    };
+    identities.iter().map(home).collect()
+}
+
 /// The id goes with name and card, so that a server that restarts is the same one to its peers, and two servers that were
 /// given one name are two.
 fn server_id(name: &str, interface: &Interface) -> ServerId {
@@ -247,6 +299,7 @@ async fn open_exchange(
     options: &Options,
     interfaces: &[Interface],
     id: ServerId,
+    estate: Estate,
 ) -> Result<(Exchange, Option<NewKey>)> {
     let config = &options.config;
     let interface = match &config.exchange.interface {
@@ -276,6 +329,7 @@ async fn open_exchange(
         name: config.server.name.as_str().to_owned(),
         period: config.exchange.period,
         timeout_periods: config.exchange.timeout_periods,
+        estate,
     };
     let cluster = Cluster::new(clock::monotonic(), options);
     let (keyring, new_key) = keyring(&config.exchange.keys)?;

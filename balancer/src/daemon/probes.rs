@@ -10,10 +10,28 @@ use super::prepare::Prepared;
 use super::running::Running;
 use crate::cluster::ServerId;
 use crate::datapath::host::{arp, ndp};
-use crate::datapath::interface::Interface;
+use crate::datapath::interface::{Interface, has_carrier};
 
-/// How long a host may take to answer a probe.
+/// How long a host may take to answer a probe: as long as there is until the time-out, and no longer than this.
 const PROBE: Duration = Duration::from_millis(200);
+
+/// What a probe was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The host of a peer.
+    Host(ServerId),
+    /// Whoever uses an identity.
+    Identity(IpAddr),
+}
+
+/// What a probe gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// What it was about.
+    pub subject: Subject,
+    /// Somebody answered.
+    pub answered: bool,
+}
 
 impl Running {
     /// Asks by ARP or neighbour solicitation, on the link that the peer shares with this server, whether its host lives.
@@ -25,37 +43,47 @@ impl Running {
                 .find(|address| self.on_link(*address).is_some())
         });
         if let Some(address) = address {
-            self.spawn_probe(id, address);
+            self.spawn_probe(prepared, Subject::Host(id), address);
         }
     }
 
     /// Asks for `address`, which is on a link of ours. The answer comes back as an input; of an address that can't be asked
     /// for there is none, and the peer's flows go on.
-    pub(super) fn spawn_probe(&self, id: ServerId, address: IpAddr) {
+    pub(super) fn spawn_probe(&self, prepared: &Prepared, subject: Subject, address: IpAddr) {
         let Some(interface) = self.on_link(address).cloned() else {
             return;
         };
         let probed = self.probed.clone();
+        let time = PROBE.min(prepared.exchange.cluster().timing().period);
         tokio::spawn(async move {
             let (index, mac) = (interface.index, interface.mac);
+            // Without a carrier nobody could answer, and silence would say nothing.
+            match has_carrier(index).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => log::warn!("cannot see whether {} is up: {error:#}", interface.name),
+            }
             let answer = match address {
                 IpAddr::V4(target) => {
-                    arp::probe(index, mac, Ipv4Addr::UNSPECIFIED, target, PROBE).await
+                    arp::probe(index, mac, Ipv4Addr::UNSPECIFIED, target, time).await
                 }
                 IpAddr::V6(target) => {
-                    ndp::probe(index, mac, Ipv6Addr::UNSPECIFIED, target, PROBE).await
+                    ndp::probe(index, mac, Ipv6Addr::UNSPECIFIED, target, time).await
                 }
             };
             match answer {
                 // The daemon has ended meanwhile if nobody receives this.
-                Ok(answer) => drop(probed.send((id, answer.is_some())).await),
+                Ok(answer) => {
+                    let answered = answer.is_some();
+                    let _ = probed.send(Probed { subject, answered }).await;
+                }
                 // A question that couldn't be asked has no answer. It is asked again after a time-out.
-                Err(error) => log::warn!("cannot probe the host of peer {id}: {error}"),
+                Err(error) => log::warn!("cannot ask who has {address}: {error}"),
             }
         });
     }
 
-    fn on_link(&self, address: IpAddr) -> Option<&Interface> {
+    pub(super) fn on_link(&self, address: IpAddr) -> Option<&Interface> {
         let on_link =
             |interface: &&Interface| interface.addresses.iter().any(|net| net.contains(&address));
         self.interfaces
@@ -68,9 +96,16 @@ impl Running {
     pub(super) async fn on_probed(
         &mut self,
         prepared: &mut Prepared,
-        id: ServerId,
-        answered: bool,
+        probed: Probed,
     ) -> Result<()> {
+        let Probed { subject, answered } = probed;
+        let id = match subject {
+            Subject::Host(id) => id,
+            Subject::Identity(address) => {
+                prepared.exchange.identity_probe_result(address, answered);
+                return Ok(());
+            }
+        };
         if prepared.exchange.cluster().peer(id).is_some() {
             prepared.exchange.probe_result(id, answered);
         } else if !answered {

@@ -9,8 +9,9 @@ use balancer_common::types::load_of;
 use super::prepare::Prepared;
 use super::running::Running;
 use super::services::ServiceLife;
+use super::takeover::server_name;
 use crate::cluster;
-use crate::control::status::{Interface, LoadPart, Peer, PeerService, Service, Status};
+use crate::control::status::{Holder, Interface, LoadPart, Peer, PeerService, Service, Status};
 use crate::exchange::clock;
 use crate::load::Part;
 
@@ -37,7 +38,12 @@ pub fn status(running: &Running, prepared: &Prepared) -> Result<Status> {
                 mode: *mode,
             })
             .collect(),
-        identities: prepared.identities.iter().map(ipnet::IpNet::addr).collect(),
+        identities: prepared
+            .identities
+            .iter()
+            .map(ipnet::IpNet::addr)
+            .chain(prepared.assumed.keys().copied())
+            .collect(),
         load_parts: running
             .services
             .load_parts()
@@ -45,6 +51,13 @@ pub fn status(running: &Running, prepared: &Prepared) -> Result<Status> {
             .map(load_part)
             .collect(),
         sample_cost_us: running.services.sample_cost().as_micros() as u64,
+        holders: prepared
+            .exchange
+            .cluster()
+            .identities()
+            .map(|identity| holder(prepared, identity))
+            .collect(),
+        changes: running.history.report(clock::monotonic()),
         services: (0..)
             .zip(running.services.iter())
             .map(|(index, life)| service(running, index, life))
@@ -67,6 +80,17 @@ fn load_part(part: &Part) -> LoadPart {
         measured: part.measured,
         weight: part.weight,
         load: part.load(),
+    }
+}
+
+fn holder(prepared: &Prepared, identity: &cluster::Identity) -> Holder {
+    Holder {
+        address: identity.address.addr(),
+        home: server_name(prepared, identity.home),
+        holder: identity.holder.map(|id| server_name(prepared, id)),
+        term: identity.term,
+        for_ms: clock::monotonic().since(identity.since).as_millis() as u64,
+        reason: identity.reason,
     }
 }
 

@@ -10,10 +10,13 @@ use tokio::time::MissedTickBehavior;
 
 use super::drain::Drain;
 use super::guests::GuestCounts;
+use super::history::History;
+use super::links::{Links, Sighting};
 use super::prepare::Prepared;
+use super::probes::{Probed, Subject};
 use super::services::Services;
 use super::warnings::Warnings;
-use crate::cluster::{Link, OwnState, ServerId, Timestamp};
+use crate::cluster::{Link, OwnState, Timestamp};
 use crate::control::Answer;
 use crate::datapath::Datapath;
 use crate::datapath::interface::{Interface, XdpState};
@@ -43,7 +46,10 @@ pub struct Running {
     pub(super) warnings: Warnings,
     pub(super) settings: Settings,
     /// Where probes send their results.
-    pub(super) probed: mpsc::Sender<(ServerId, bool)>,
+    pub(super) probed: mpsc::Sender<Probed>,
+    /// What is being announced and watched over.
+    pub(super) links: Links,
+    pub(super) history: History,
     /// Peers' addresses are not all as they should be on this host.
     pub(super) foreign_pending: bool,
     /// When peers that only a predecessor has heard of were last probed.
@@ -55,7 +61,8 @@ pub struct Running {
 pub(super) struct Inputs {
     pub(super) monitor: Monitor,
     pub(super) probe: Probe,
-    probed: mpsc::Receiver<(ServerId, bool)>,
+    probed: mpsc::Receiver<Probed>,
+    sightings: mpsc::Receiver<Sighting>,
     hang_up: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -69,15 +76,17 @@ impl Running {
     /// It could not start: some of it is done, and the journal knows what.
     pub async fn run(prepared: &mut Prepared) -> Result<Option<oneshot::Sender<Answer>>> {
         let (answers, probed) = mpsc::channel(64);
+        let (sighted, sightings) = mpsc::channel(64);
         let mut inputs = Inputs {
             monitor: Monitor::start(&prepared.options.config.services),
             probe: Probe::start(prepared.options.config.load.probe.as_ref()),
             probed,
+            sightings,
             hang_up: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         };
-        let mut running = Self::start(prepared, answers).await?;
+        let mut running = Self::start(prepared, answers, sighted).await?;
         if let Some(key) = prepared.new_key.take() {
             key.keep();
         }
@@ -86,6 +95,10 @@ impl Running {
         let waiting = running.live(prepared, &mut inputs).await;
         log::info!("ending");
         if waiting.is_some() || !prepared.options.persist {
+            // Before the others hear that they are free.
+            if let Err(error) = prepared.host.release_all().await {
+                log::error!("not all identities can be given to other servers: {error:#}");
+            }
             prepared.exchange.goodbye().await;
         }
         Ok(waiting)
@@ -110,8 +123,12 @@ impl Running {
                     self.on_measured(measured);
                     ("own load", self.report(prepared))
                 }
-                Some((id, answered)) = inputs.probed.recv() => {
-                    ("peers", self.on_probed(prepared, id, answered).await)
+                Some(probed) = inputs.probed.recv() => {
+                    ("peers", self.on_probed(prepared, probed).await)
+                }
+                Some(sighting) = inputs.sightings.recv() => {
+                    self.on_sighting(prepared, sighting);
+                    continue;
                 }
                 question = prepared.control.next() => match self.on_question(prepared, inputs, question) {
                     None => continue,
@@ -150,7 +167,7 @@ impl Running {
         if now.since(self.adopted_judged) > patience {
             self.adopted_judged = now;
             for (id, identity) in self.table.unheard() {
-                self.spawn_probe(id, identity);
+                self.spawn_probe(prepared, Subject::Host(id), identity);
             }
         }
         Ok(())
@@ -186,9 +203,9 @@ impl Running {
                 })
                 .collect(),
             services,
-            identities: prepared.identity_reports(),
             // It takes no flows for addresses that it could not get.
             draining: self.foreign_pending || self.drain.is_active(),
+            caretaker: self.may_take_over(prepared),
             guests: self.guests.last(),
         };
         // Before it speaks, a new server hears who is there: from its first report on it must have their addresses.
@@ -202,6 +219,7 @@ impl Running {
 
     pub(super) fn write_settings(&mut self) -> Result<()> {
         self.settings.peers = self.table.count();
+        self.settings.assumed = self.table.assumed();
         self.datapath
             .maps
             .settings

@@ -5,11 +5,13 @@ use tokio::sync::mpsc;
 
 use super::drain::Drain;
 use super::guests::GuestCounts;
+use super::history::History;
+use super::links::{Links, Sighting};
 use super::prepare::Prepared;
+use super::probes::Probed;
 use super::running::Running;
 use super::services::Services;
 use super::warnings::Warnings;
-use crate::cluster::ServerId;
 use crate::datapath::host::Change;
 use crate::datapath::interface::XdpState;
 use crate::datapath::peers::PeerTable;
@@ -20,7 +22,8 @@ impl Running {
     /// Loads, takes over what a predecessor left, and attaches. After an error some of it is done.
     pub(super) async fn start(
         prepared: &mut Prepared,
-        probed: mpsc::Sender<(ServerId, bool)>,
+        probed: mpsc::Sender<Probed>,
+        sighted: mpsc::Sender<Sighting>,
     ) -> Result<Self> {
         prepared.make_pin_dir()?;
         let pin_dir = prepared.options.pin_dir.clone();
@@ -33,12 +36,13 @@ impl Running {
         let drain = Drain::resume(&pin_dir, now)?;
         let services = Services::start(&mut datapath.maps, config, drain.is_active(), now)?;
         let held = prepared.held();
-        let table = PeerTable::adopt(
+        let mut table = PeerTable::adopt(
             &mut datapath.maps,
             held,
             prepared.interfaces.clone(),
             config.services.clone(),
         )?;
+        table.set_assumed(&mut datapath.maps, prepared.assumed.clone())?;
         let settings = own::settings(
             &datapath.maps,
             config.exchange.timeout(),
@@ -56,6 +60,8 @@ impl Running {
             warnings: Warnings::default(),
             settings,
             probed,
+            links: Links::watch(&prepared.interfaces, &sighted)?,
+            history: History::default(),
             foreign_pending: false,
             adopted_judged: now,
             reviewed: now,
@@ -93,6 +99,7 @@ impl Running {
             }
             self.interfaces.push((interface.clone(), state));
         }
+        self.announce_all(prepared);
         self.write_settings()
     }
 }

@@ -8,7 +8,7 @@ use network_interface::{NetworkInterface, NetworkInterfaceConfig as _};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
 };
 
 /// An interface that balancer is attached to, or is to be.
@@ -98,6 +98,12 @@ impl Interface {
             xdp: xdp_state(&link),
         })
     }
+}
+
+/// Whether an interface is up and its link is.
+pub async fn has_carrier(index: u32) -> Result<bool> {
+    let (link, _) = ask(index).await?;
+    Ok(link.header.flags.contains(LinkFlags::LowerUp))
 }
 
 /// RFC 894's, should the kernel not say.

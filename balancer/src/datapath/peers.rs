@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use aya::Pod;
 use aya::maps::{HashMap, MapData};
 use balancer_common::types::{
-    Address, FOREIGN, Flow, HELD, Identity, MAX_PEERS, Mac, OFFERED, PEER_ALIVE, PEER_DEAD,
-    PEER_NONE, Peer, PeerLoad, READY, SERVER,
+    ASSUMED, Address, FOREIGN, Flow, HELD, Identity, MAX_PEERS, Mac, OFFERED, PEER_ALIVE,
+    PEER_DEAD, PEER_NONE, Peer, PeerLoad, READY, SERVER,
 };
 use ipnet::IpNet;
 
@@ -25,6 +25,8 @@ use crate::config::Service;
 pub struct PeerTable {
     /// The identities that this server holds, and the indices of the interfaces that have them.
     own: BTreeMap<IpAddr, u32>,
+    /// The same of the identities that it has taken over.
+    assumed: BTreeMap<IpAddr, u32>,
     interfaces: Vec<Interface>,
     services: Vec<Service>,
     slots: BTreeMap<ServerId, u32>,
@@ -72,6 +74,7 @@ impl PeerTable {
         }
         let table = Self {
             own,
+            assumed: BTreeMap::new(),
             interfaces,
             services,
             slots,
@@ -161,8 +164,23 @@ impl PeerTable {
             .keys()
             .copied()
             .chain(reported.map(|identity| identity.address.addr()))
-            .filter(|address| !self.own.contains_key(address) && self.has_family_of(*address))
+            .filter(|address| {
+                !self.own.contains_key(address)
+                    && !self.assumed.contains_key(address)
+                    && self.has_family_of(*address)
+            })
             .collect()
+    }
+
+    /// How many identities this server has taken over.
+    pub fn assumed(&self) -> u32 {
+        self.assumed.len() as u32
+    }
+
+    /// Makes `assumed` the identities that this server has taken over, with the indices of the interfaces that have them.
+    pub fn set_assumed(&mut self, maps: &mut Maps, assumed: BTreeMap<IpAddr, u32>) -> Result<()> {
+        self.assumed = assumed;
+        own::set_identities(maps, &self.identities())
     }
 
     /// Enters what a peer reported at `heard`. `true`: identities or addresses have changed.
@@ -421,8 +439,10 @@ impl PeerTable {
                 peer,
             );
         }
-        for (address, interface) in &self.own {
-            enter(&mut iter::once(*address), HELD, *interface);
+        for (kind, held) in [(ASSUMED, &self.assumed), (HELD, &self.own)] {
+            for (address, interface) in held {
+                enter(&mut iter::once(*address), kind, *interface);
+            }
         }
         all
     }

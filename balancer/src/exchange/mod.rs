@@ -12,7 +12,7 @@ pub mod socket;
 
 use log::{info, warn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 pub use counters::ExchangeCounters;
@@ -21,8 +21,8 @@ pub use seal::{Keyring, OpenError};
 pub use socket::{Audience, Interface, SocketError};
 
 use crate::cluster::{
-    Cluster, Destination, Event, Invalid, MAX_ENCODED, Message, OwnState, Refused, ServerId,
-    Timestamp, Timing, Transmit,
+    Cluster, Destination, Event, Invalid, MAX_ENCODED, Message, OwnState, Refused, Require,
+    ServerId, Timestamp, Timing, Transmit,
 };
 use counters::Dropped;
 use socket::{MOST_WAITING, Socket};
@@ -130,9 +130,31 @@ impl Exchange {
         self.cluster.handle_probe(clock::monotonic(), id, answered);
     }
 
+    /// Answers [`Event::ProbeIdentity`]: [`Cluster::handle_identity_probe`].
+    pub fn identity_probe_result(&mut self, address: IpAddr, used: bool) {
+        self.cluster
+            .handle_identity_probe(clock::monotonic(), address, used);
+    }
+
+    /// Another host uses an identity of this server's: [`Cluster::handle_conflict`].
+    pub fn conflict(&mut self, address: IpAddr, mac: [u8; 6]) {
+        self.cluster
+            .handle_conflict(clock::monotonic(), address, mac);
+    }
+
+    /// This host can't take what it was told to assume: [`Cluster::renounce`].
+    pub fn renounce(&mut self, address: IpAddr) {
+        self.cluster.renounce(clock::monotonic(), address);
+    }
+
     /// Changes how often this server reports, and how long a silence is suspect: [`Cluster::set_timing`].
     pub fn set_timing(&mut self, timing: Timing) {
         self.cluster.set_timing(timing);
+    }
+
+    /// Changes when this server takes over identities: [`Cluster::set_require`].
+    pub fn set_require(&mut self, require: Require) {
+        self.cluster.set_require(require);
     }
 
     /// Goes by other keys from now on.

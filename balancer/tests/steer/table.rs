@@ -251,7 +251,10 @@ fn report(server: ServerId) -> Report {
         identities: vec![IdentityReport {
             address: address(identity),
             home: server,
+            term: 1,
+            held: true,
         }],
+        caretaker: false,
         draining: false,
         guests: Vec::new(),
         leaving: false,

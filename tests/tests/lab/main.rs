@@ -12,4 +12,5 @@ mod input;
 mod load;
 mod set;
 mod steering;
+mod takeover;
 mod top;

@@ -6,7 +6,7 @@ use std::{io, net::Ipv4Addr, time::Duration};
 
 use super::question::Question;
 
-const BROADCAST: [u8; 6] = [0xff; 6];
+pub(super) const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// Asks on an interface, up to three times within `timeout`, who uses `target`. Returns the MAC address of the first that
 /// answers, or `None`.
@@ -58,14 +58,26 @@ fn request(mac: [u8; 6], source: Ipv4Addr, target: Ipv4Addr) -> [u8; LENGTH] {
     packet
 }
 
+/// An announcement (RFC 5227 section 2.3): a request for the address itself, from it. Unlike a reply it is believed by those
+/// that have just heard of another one.
+pub(super) fn announcement(mac: [u8; 6], address: Ipv4Addr) -> [u8; LENGTH] {
+    request(mac, address, address)
+}
+
+/// Who sent an ARP packet: the address that it uses, if it uses any, and its Ethernet address.
+pub(super) fn user(packet: &[u8]) -> Option<(Ipv4Addr, [u8; 6])> {
+    let packet = packet.get(..LENGTH)?;
+    let octets: [u8; 4] = packet[field::SENDER].try_into().ok()?;
+    let address = Ipv4Addr::from(octets);
+    (packet[field::KIND] == ETHERNET_IPV4 && !address.is_unspecified())
+        .then_some((address, packet[field::SENDER_MAC].try_into().ok()?))
+}
+
 /// The MAC address of the sender, if this is an ARP packet from `target`.
 fn sender(packet: &[u8], target: Ipv4Addr) -> Option<[u8; 6]> {
-    let packet = packet.get(..LENGTH)?;
-    let from_target =
-        packet[field::KIND] == ETHERNET_IPV4 && packet[field::SENDER] == target.octets();
-    from_target
-        .then(|| packet[field::SENDER_MAC].try_into().ok())
-        .flatten()
+    user(packet)
+        .filter(|(address, _)| *address == target)
+        .map(|(_, mac)| mac)
 }
 
 #[cfg(test)]

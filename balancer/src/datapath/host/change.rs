@@ -42,6 +42,17 @@ pub enum Change {
         /// The address.
         identity: IpNet,
     },
+    /// An identity of another server was taken over, and added to the interface with this index, as a /32 or /128.
+    IdentityAssumed {
+        /// The interface's index.
+        interface: u32,
+        /// The identity, with the prefix length of its network.
+        identity: IpNet,
+        /// Id of the server that it belongs to.
+        home: u64,
+        /// The claim's term.
+        term: u64,
+    },
     /// A bpffs was mounted on this directory.
     BpffsMounted(PathBuf),
     /// This directory was created. Undone only if it is empty by then: what is to be in it should be recorded after it.
@@ -62,6 +73,14 @@ impl Change {
                 interface,
                 identity,
             } => kernel.delete_identity(*interface, *identity).await,
+            Self::IdentityAssumed {
+                interface,
+                identity,
+                ..
+            } => {
+                let alone = IpNet::from(identity.addr());
+                kernel.delete_identity(*interface, alone).await
+            }
             Self::BpffsMounted(path) => unmount_bpffs(path),
             Self::DirectoryCreated(path) => gone_is_fine(fs::remove_dir(path))
                 .with_context(|| format!("cannot remove directory {}", path.display())),

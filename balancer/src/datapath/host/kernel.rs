@@ -57,6 +57,8 @@ pub(super) trait Kernel {
     /// Whether the interface with this index has the address.
     async fn has_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<bool>;
     async fn add_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<()>;
+    /// Adds an identity of another server: only what is for it is to reach it, no traffic of this host's own starts from it.
+    async fn add_assumed(&self, interface: u32, address: IpAddr) -> anyhow::Result<()>;
     async fn delete_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<()>;
 }
 

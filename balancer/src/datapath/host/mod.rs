@@ -7,6 +7,7 @@
 //! Nothing of it may outlive balancer: each change is in an undo journal before it is made, and [`Host::restore`] undoes
 //! them all, in this process or in one that comes after a crash.
 
+pub mod announce;
 pub mod arp;
 mod change;
 mod foreign;
@@ -20,6 +21,7 @@ mod netlink;
 mod question;
 mod route;
 mod rules;
+pub mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -119,6 +121,62 @@ impl Host {
                 })?;
                 self.kernel.add_identity(interface, identity).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Makes `identity` of the server `home` one of the interface with index `interface`: taken over under the claim `term`.
+    pub async fn assume(
+        &mut self,
+        interface: u32,
+        identity: IpNet,
+        home: u64,
+        term: u64,
+    ) -> anyhow::Result<()> {
+        self.journal.record(Change::IdentityAssumed {
+            interface,
+            identity,
+            home,
+            term,
+        })?;
+        self.kernel.add_assumed(interface, identity.addr()).await
+    }
+
+    /// Removes an identity that was taken over.
+    pub async fn release(&mut self, address: IpAddr) -> anyhow::Result<()> {
+        self.undo(|change| {
+            matches!(change, Change::IdentityAssumed { identity, .. } if identity.addr() == address)
+        })
+        .await
+    }
+
+    /// Removes all identities that were added or taken over, so that others may have them.
+    pub async fn release_all(&mut self) -> anyhow::Result<()> {
+        self.undo(|change| {
+            matches!(
+                change,
+                Change::IdentityAssumed { .. } | Change::IdentityAdded { .. }
+            )
+        })
+        .await
+    }
+
+    /// What was done to this host and not undone, oldest first.
+    pub fn changes(&self) -> &[Change] {
+        self.journal.changes()
+    }
+
+    /// Undoes some changes, the last one first. After an error some of them are left.
+    async fn undo(&mut self, of: impl Fn(&Change) -> bool) -> anyhow::Result<()> {
+        let changes: Vec<_> = self
+            .changes()
+            .iter()
+            .filter(|change| of(change))
+            .cloned()
+            .collect();
+        for change in changes.iter().rev() {
+            change.undo(&self.kernel).await?;
+            self.journal.forget(change)?;
         }
         Ok(())
     }

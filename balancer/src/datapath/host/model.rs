@@ -196,6 +196,10 @@ impl Kernel for Model {
         Ok(self.state().identities.contains(&(interface, identity)))
     }
 
+    async fn add_assumed(&self, interface: u32, address: IpAddr) -> anyhow::Result<()> {
+        self.add_identity(interface, address.into()).await
+    }
+
     async fn add_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<()> {
         self.change(|state| state.identities.insert((interface, identity)))
     }

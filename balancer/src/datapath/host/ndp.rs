@@ -45,6 +45,12 @@ const FROM_THIS_LINK: u8 = 255;
 
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
+/// Place of the flags in an advertisement.
+const FLAGS: usize = 4;
+const OVERRIDE: u8 = 0x20;
+pub(super) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// RFC 2464 section 7.
+pub(super) const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 /// Type, code, checksum, flags, target.
 const MESSAGE_LEN: usize = 24;
 const SOURCE_MAC: u8 = 1;
@@ -84,21 +90,44 @@ fn solicitation(mac: [u8; 6], source: Ipv6Addr, target: Ipv6Addr, group: Ipv6Add
         message.extend([SOURCE_MAC, ONE_UNIT]);
         message.extend(mac);
     }
+    packet(source, group, &message)
+}
+
+/// An IPv6 packet with this `ICMPv6` message, whose checksum is filled in.
+fn packet(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> Vec<u8> {
     let mut packet = vec![0; IPV6_LEN];
     packet[0] = 6 << 4;
     packet[field::PAYLOAD_LEN].copy_from_slice(&(message.len() as u16).to_be_bytes());
     packet[field::NEXT] = ICMPV6;
     packet[field::HOP_LIMIT] = FROM_THIS_LINK;
     packet[field::SOURCE].copy_from_slice(&source.octets());
-    packet[field::DESTINATION].copy_from_slice(&group.octets());
+    packet[field::DESTINATION].copy_from_slice(&destination.octets());
     packet.extend(message);
     let sum = checksum(&packet);
     packet[IPV6_LEN..][field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
     packet
 }
 
-/// The link-layer address in a neighbour advertisement for `target` (RFC 4861 sections 4.4 and 7.1.2).
+/// An unsolicited neighbour advertisement that overrides what others know (RFC 4861 sections 4.4 and 7.2.6).
+pub(super) fn announcement(mac: [u8; 6], address: Ipv6Addr) -> Vec<u8> {
+    let mut message = vec![0; MESSAGE_LEN];
+    message[0] = ADVERTISEMENT;
+    message[FLAGS] = OVERRIDE;
+    message[field::TARGET].copy_from_slice(&address.octets());
+    message.extend([TARGET_MAC, ONE_UNIT]);
+    message.extend(mac);
+    packet(address, ALL_NODES, &message)
+}
+
+/// The link-layer address in a neighbour advertisement for `target`.
 fn advertiser(packet: &[u8], target: Ipv6Addr) -> Option<[u8; 6]> {
+    user(packet)
+        .filter(|(address, _)| *address == target)
+        .map(|(_, mac)| mac)
+}
+
+/// The target of a neighbour advertisement and its link-layer address (RFC 4861 sections 4.4 and 7.1.2).
+pub(super) fn user(packet: &[u8]) -> Option<(Ipv6Addr, [u8; 6])> {
     let payload_len = usize::from(u16::from_be_bytes(
         packet.get(field::PAYLOAD_LEN)?.try_into().ok()?,
     ));
@@ -108,11 +137,11 @@ fn advertiser(packet: &[u8], target: Ipv6Addr) -> Option<[u8; 6]> {
         && header[field::HOP_LIMIT] == FROM_THIS_LINK
         && message.len() >= MESSAGE_LEN
         && message[..2] == [ADVERTISEMENT, 0]
-        && message[field::TARGET] == target.octets()
         && checksum(packet) == 0;
     if !valid {
         return None;
     }
+    let target: [u8; 16] = message[field::TARGET].try_into().ok()?;
     let mut options = &message[MESSAGE_LEN..];
     while let [kind, units, ..] = *options {
         if units == 0 {
@@ -120,7 +149,7 @@ fn advertiser(packet: &[u8], target: Ipv6Addr) -> Option<[u8; 6]> {
         }
         let (option, rest) = options.split_at_checked(usize::from(units) * OPTION_LEN)?;
         if (kind, units) == (TARGET_MAC, ONE_UNIT) {
-            return option[2..].try_into().ok();
+            return Some((target.into(), option[2..].try_into().ok()?));
         }
         options = rest;
     }
@@ -141,7 +170,7 @@ fn checksum(packet: &[u8]) -> u16 {
 }
 
 /// Lets only neighbour advertisements through. A host's other IPv6 traffic would crowd them out of the socket's buffer.
-fn only_advertisements() -> [SockFilter; 6] {
+pub(super) fn only_advertisements() -> [SockFilter; 6] {
     const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
     const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;

@@ -138,6 +138,18 @@ impl Kernel for Netlink {
             .with_context(|| format!("cannot add {identity} to interface {interface}"))
     }
 
+    async fn add_assumed(&self, interface: u32, address: IpAddr) -> anyhow::Result<()> {
+        let prefix = host_prefix(address);
+        let mut request = self.handle.address().add(interface, address, prefix);
+        if address.is_ipv6() {
+            let message = request.message_mut();
+            message.header.flags = AddressHeaderFlags::Nodad;
+            message.attributes.push(deprecated());
+        }
+        accept(request.execute().await, Errno::EEXIST)
+            .with_context(|| format!("cannot add {address} to interface {interface}"))
+    }
+
     async fn delete_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<()> {
         let mut message = AddressMessage::default();
         message.header.family = match identity {
@@ -293,14 +305,17 @@ fn address_message(address: IpAddr) -> AddressMessage {
             message.attributes.push(AddressAttribute::Flags(
                 AddressFlags::Nodad | AddressFlags::Noprefixroute,
             ));
-            let mut lifetime = CacheInfo::default();
-            lifetime.ifa_valid = u32::MAX;
-            message
-                .attributes
-                .push(AddressAttribute::CacheInfo(lifetime));
+            message.attributes.push(deprecated());
         }
     }
     message
+}
+
+/// For ever, but not preferred as a source (RFC 4862 section 5.5.4).
+fn deprecated() -> AddressAttribute {
+    let mut lifetime = CacheInfo::default();
+    lifetime.ifa_valid = u32::MAX;
+    AddressAttribute::CacheInfo(lifetime)
 }
 
 /// Takes the kernel's refusal `harmless` for success.

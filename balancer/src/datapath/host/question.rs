@@ -1,4 +1,4 @@
-//! A question to a link that is sent again until it is answered: what probes by ARP and NDP have in common.
+//! Packets of ARP and NDP to a link: a question that is sent again until it is answered, or a statement.
 
 use std::{
     io::{self, Read},
@@ -47,8 +47,16 @@ impl Question<'_> {
         found
     }
 
+    /// Sends it once, and waits for no answer.
+    pub(super) fn tell(&self) -> io::Result<()> {
+        let socket = self.open(&[])?;
+        let sent = socket.send_to(self.packet, &self.link_address()?);
+        tokio::task::spawn_blocking(|| drop(socket));
+        sent.map(drop)
+    }
+
     /// A socket for packets of one kind and one interface, without their link-layer headers.
-    fn open(&self, filter: &[SockFilter]) -> io::Result<Socket> {
+    pub(super) fn open(&self, filter: &[SockFilter]) -> io::Result<Socket> {
         // With protocol 0 it receives nothing before it is bound, and so nothing from other interfaces.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM.nonblocking().cloexec(), None)?;
         if !filter.is_empty() {

@@ -1,0 +1,469 @@
+//! Who holds which identity: takeover when a holder is gone, and hand-back when its home returns.
+//!
+//! What one server thinks of one identity:
+//!
+//! ```text
+//!                          holder overdue, or gone, and it falls to this server
+//!      ┌─────────┐ ────────────────────────────────────────────────> ┌────────┐
+//!      │ another │      holder heard, or it falls to somebody else   │ asked  │ <─┐
+//!  ──> │ server  │ <──────────────────────────────────────────────── │  who   │   │ a time-out later,
+//!      │ has it  │ <──────────────────────────── somebody uses it ── │ has it │   │ if nobody was there
+//!      └─────────┘                                                   └────────┘ ──┘ and it isn't free yet
+//!        ^     ^                                                         │
+//!        │     │ home is back, a higher claim, a host seen to use it     │ nobody uses it, and the holder is
+//!        │     └──────────────────────────┐                              │ dead, has left, or has let go of it
+//!        │                              ┌──────────────┐                 │ (and a majority is in sight, if
+//!        │ goodbye                      │ this server  │                 │ that is required)
+//!        └───────────────────────────── │ has it       │ <───────────────┘ term + 1: claimed
+//!                                       └──────────────┘
+//! ```
+//!
+//! The home of an identity has it whenever its daemon runs: it never asks. If it sees another holder it takes a higher
+//! term and announces itself, and that holder lets go. Of two caretakers the one with the higher term has it, then the
+//! one with the lower id. Of two homes (a wrong configuration) neither gives in, and neither fights.
+
+mod election;
+mod identity;
+#[cfg(test)]
+mod tests;
+
+use ipnet::IpNet;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+pub use election::Require;
+pub use identity::{Identity, Reason};
+
+pub(super) use election::Sight;
+
+use super::{Event, IdentityReport, MAX_IDENTITIES, Outbox, Report, ServerId, Timestamp, Timing};
+use election::Standing;
+use identity::Probe;
+
+/// An identity whose home is this server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// The address, with the prefix length of its network.
+    pub address: IpNet,
+    /// The host has it without balancer, and keeps it when balancer ends.
+    pub kept: bool,
+}
+
+/// An identity of another server that this one has taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assumed {
+    /// The address, with the prefix length of its network.
+    pub address: IpNet,
+    /// The server that it belongs to when all are well.
+    pub home: ServerId,
+    /// The claim's term.
+    pub term: u64,
+}
+
+/// What a server holds at its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Estate {
+    /// Its own.
+    pub homes: Vec<Home>,
+    /// What the daemon before this one had taken over.
+    pub adopted: Vec<Assumed>,
+    /// When it may take over more.
+    pub require: Require,
+}
+
+/// How long a server that couldn't add an address leaves takeovers to others.
+const UNABLE_TIMEOUTS: u32 = 10;
+
+/// How long an address that somebody was found to use isn't asked for again.
+const USED_TIMEOUTS: u32 = 4;
+
+/// The identities of the cluster.
+#[derive(Debug)]
+pub(super) struct Takeover {
+    me: ServerId,
+    require: Require,
+    identities: BTreeMap<IpAddr, Identity>,
+    /// Until when this server leaves takeovers to others.
+    unable_until: Timestamp,
+    next: Timestamp,
+}
+
+impl Takeover {
+    pub fn new(now: Timestamp, me: ServerId, estate: &Estate) -> Self {
+        let mut identities = BTreeMap::new();
+        let mut enter = |address: IpNet, home, term, kept, reason| {
+            let identity = Identity {
+                holder: Some(me),
+                since: now,
+                reason,
+                kept,
+                ..Identity::new(address, home, term)
+            };
+            identities.insert(address.addr(), identity);
+        };
+        for one in &estate.adopted {
+            enter(one.address, one.home, one.term, false, Reason::Adopted);
+        }
+        for one in &estate.homes {
+            enter(one.address, me, 1, one.kept, Reason::Home);
+        }
+        Self {
+            me,
+            require: estate.require,
+            identities,
+            unable_until: Timestamp(0),
+            next: Timestamp::NEVER,
+        }
+    }
+
+    pub fn set_require(&mut self, require: Require) {
+        self.require = require;
+    }
+
+    /// All that is known.
+    pub fn iter(&self) -> impl Iterator<Item = &Identity> {
+        self.identities.values()
+    }
+
+    /// What this server reports to hold.
+    pub fn reports(&self) -> Vec<IdentityReport> {
+        self.held().map(Identity::report).collect()
+    }
+
+    /// What it reports in its goodbye: of that the addresses that stay with its host are held.
+    pub fn last_reports(&self) -> Vec<IdentityReport> {
+        let last = |identity: &Identity| IdentityReport {
+            held: identity.kept,
+            ..identity.report()
+        };
+        self.held().map(last).collect()
+    }
+
+    /// Whether this server can take over anything now.
+    pub fn is_able(&self, now: Timestamp) -> bool {
+        now >= self.unable_until
+    }
+
+    fn held(&self) -> impl Iterator<Item = &Identity> {
+        self.identities
+            .values()
+            .filter(|identity| identity.is_held_by(self.me))
+    }
+
+    /// Takes in what a peer's accepted report says.
+    pub fn handle_report(
+        &mut self,
+        now: Timestamp,
+        report: &Report,
+        sight: &Sight,
+        timing: Timing,
+        out: &mut Outbox,
+    ) {
+        let from = report.server;
+        for claim in &report.identities {
+            if claim.held {
+                self.handle_claim(now, from, claim, sight, timing, out);
+            } else if let Some(identity) = self.identities.get_mut(&claim.address.addr())
+                && identity.is_held_by(from)
+            {
+                // It says so when it has removed the address: nobody need be asked.
+                identity.term = identity.term.max(claim.term);
+                pass(now, identity, None, Reason::HolderLeft, out);
+                identity.probe = Probe::Unused(now);
+            }
+        }
+        self.forget_unsaid(now, report, out);
+    }
+
+    /// Somebody says that it holds an identity.
+    fn handle_claim(
+        &mut self,
+        now: Timestamp,
+        from: ServerId,
+        claim: &IdentityReport,
+        sight: &Sight,
+        timing: Timing,
+        out: &mut Outbox,
+    ) {
+        let me = self.me;
+        let address = claim.address.addr();
+        if from != claim.home && !self.may_be_claimed(address, claim.home, sight) {
+            return;
+        }
+        let identity = self
+            .identities
+            .entry(address)
+            .or_insert_with(|| Identity::new(claim.address, claim.home, claim.term));
+        let is_home = from == claim.home;
+        if is_home && identity.home != from && sight.standing(identity.home) == Standing::Present {
+            // Two homes: warned of by the driver. Neither gives in, and there is nothing to win.
+            return;
+        }
+        let rank = |term, id| (term, Reverse(id));
+        match identity.holder {
+            Some(holder) if holder == me && identity.home == me => {
+                identity.term = identity.term.max(claim.term.saturating_add(1));
+                defend(now, identity, timing, out);
+            }
+            Some(holder) if holder == me => {
+                if is_home || rank(claim.term, from) > rank(identity.term, me) {
+                    let reason = if is_home {
+                        Reason::Home
+                    } else {
+                        Reason::Reported
+                    };
+                    identity.term = identity.term.max(claim.term);
+                    release(now, identity, Some(from), reason, out);
+                } else {
+                    defend(now, identity, timing, out);
+                }
+            }
+            Some(holder) if holder == from => identity.term = identity.term.max(claim.term),
+            holder => {
+                let stands = holder.is_some_and(|holder| {
+                    sight.standing(holder) == Standing::Present
+                        && !is_home
+                        && (holder == identity.home
+                            || rank(identity.term, holder) > rank(claim.term, from))
+                });
+                if !stands {
+                    let reason = if is_home {
+                        Reason::Home
+                    } else {
+                        Reason::Reported
+                    };
+                    pass(now, identity, Some(from), reason, out);
+                }
+                identity.term = identity.term.max(claim.term);
+            }
+        }
+        if is_home {
+            identity.home = from;
+        }
+    }
+
+    /// Whether a server other than its home may have an identity: a home that is there and doesn't name it has none.
+    fn may_be_claimed(&self, address: IpAddr, home: ServerId, sight: &Sight) -> bool {
+        if home == self.me {
+            return self
+                .identities
+                .get(&address)
+                .is_some_and(|identity| identity.home == home);
+        }
+        let names = |report: &Report| {
+            let mut named = report.identities.iter();
+            named.any(|identity| identity.address.addr() == address)
+        };
+        match sight.membership.peer(home) {
+            Some(peer) if sight.standing(home) == Standing::Present => names(&peer.report),
+            _ => true,
+        }
+    }
+
+    /// What the sender of `report` had and doesn't name any more it has let go of. What it is the home of and doesn't name
+    /// is no identity any more.
+    fn forget_unsaid(&mut self, now: Timestamp, report: &Report, out: &mut Outbox) {
+        let from = report.server;
+        let named = |address: &IpAddr| {
+            let mut named = report.identities.iter();
+            named.any(|identity| identity.address.addr() == *address)
+        };
+        let me = self.me;
+        self.identities.retain(|address, identity| {
+            if named(address) {
+                return true;
+            }
+            if identity.home == from {
+                if identity.is_held_by(me) {
+                    release(now, identity, None, Reason::HolderLeft, out);
+                }
+                return false;
+            }
+            if identity.is_held_by(from) {
+                pass(now, identity, None, Reason::HolderLeft, out);
+            }
+            true
+        });
+    }
+
+    /// A frame has shown that another host uses `address`: `by`, if it is one that is known.
+    pub fn handle_conflict(
+        &mut self,
+        now: Timestamp,
+        address: IpAddr,
+        by: Option<ServerId>,
+        timing: Timing,
+        out: &mut Outbox,
+    ) {
+        let me = self.me;
+        let Some(identity) = self.identities.get_mut(&address) else {
+            return;
+        };
+        if !identity.is_held_by(me) {
+            return;
+        }
+        if identity.home == me {
+            // A stranger's host would go on, too: that is for the operator, whom the driver warns.
+            if by.is_some() {
+                defend(now, identity, timing, out);
+            }
+        } else if by.is_none() || by == Some(identity.home) {
+            release(now, identity, by, Reason::SeenElsewhere, out);
+            identity.probe = Probe::Used(now);
+        }
+        // Of two caretakers the reports decide.
+    }
+
+    /// What the probe that [`Event::ProbeIdentity`] asked for gave.
+    pub fn handle_probe(&mut self, now: Timestamp, address: IpAddr, used: bool) {
+        if let Some(identity) = self.identities.get_mut(&address)
+            && let Probe::Asked(_) = identity.probe
+        {
+            identity.probe = if used {
+                Probe::Used(now)
+            } else {
+                Probe::Unused(now)
+            };
+        }
+    }
+
+    /// This host couldn't take `address`: somebody else may.
+    pub fn renounce(&mut self, now: Timestamp, address: IpAddr, timing: Timing, out: &mut Outbox) {
+        let me = self.me;
+        if let Some(identity) = self.identities.get_mut(&address)
+            && identity.is_held_by(me)
+            && identity.home != me
+        {
+            pass(now, identity, None, Reason::NotAdded, out);
+            self.unable_until = now + timing.timeout() * UNABLE_TIMEOUTS;
+        }
+    }
+
+    /// What was found out before is not to be trusted: this server didn't run for a while.
+    pub fn distrust(&mut self) {
+        for identity in self.identities.values_mut() {
+            identity.probe = Probe::Unknown;
+        }
+    }
+
+    /// Asks and claims what is due.
+    pub fn settle(&mut self, now: Timestamp, sight: &Sight, timing: Timing, out: &mut Outbox) {
+        let (me, require) = (self.me, self.require);
+        let mut held = self.held().count();
+        self.next = if self.is_able(now) {
+            Timestamp::NEVER
+        } else {
+            self.unable_until
+        };
+        let mut next = self.next;
+        for (address, identity) in &mut self.identities {
+            if identity.is_held_by(me) {
+                continue;
+            }
+            let free = match identity.holder.map(|holder| sight.standing(holder)) {
+                Some(Standing::Present | Standing::Silent) => None,
+                Some(Standing::Overdue) => Some(false),
+                Some(Standing::Left | Standing::Gone) | None => Some(true),
+            };
+            // A home that is there takes what is its own.
+            let free = free.filter(|_| sight.standing(identity.home) != Standing::Present);
+            let (Some(free), Some(rank)) = (free, sight.rank(*address)) else {
+                identity.forget_search();
+                continue;
+            };
+            // Whom it falls to may not have heard of it, or fail: then it's the next one's turn.
+            let since = *identity.free_since.get_or_insert(now);
+            let turn = since + timing.timeout() * rank;
+            if now < turn {
+                identity.probe = Probe::Unknown;
+                next = next.min(turn);
+                continue;
+            }
+            // Who is there is asked again after a while: it may have left in good order, and die later.
+            let again = |at: Timestamp| match identity.probe {
+                Probe::Used(_) => at + timing.timeout() * USED_TIMEOUTS,
+                _ => at + timing.timeout(),
+            };
+            let fresh = |at| now < again(at);
+            match identity.probe {
+                Probe::Unused(at) if fresh(at) && free && held < MAX_IDENTITIES => {
+                    if require == Require::Majority && !sight.has_majority() {
+                        next = next.min(again(at));
+                        continue;
+                    }
+                    claim(now, identity, me, out);
+                    held += 1;
+                }
+                Probe::Asked(at) | Probe::Used(at) | Probe::Unused(at) if fresh(at) => {
+                    next = next.min(again(at));
+                }
+                _ => {
+                    identity.probe = Probe::Asked(now);
+                    next = next.min(now + timing.timeout());
+                    out.events.push_back(Event::ProbeIdentity(*address));
+                }
+            }
+        }
+        self.next = next;
+    }
+
+    /// When [`Self::settle`] has something to do.
+    pub fn next_timeout(&self) -> Timestamp {
+        self.next
+    }
+}
+
+/// Another holder from now on.
+fn pass(
+    now: Timestamp,
+    identity: &mut Identity,
+    holder: Option<ServerId>,
+    reason: Reason,
+    out: &mut Outbox,
+) {
+    // That a server has what is its own is no news.
+    let news = identity.holder.is_some() || holder != Some(identity.home);
+    identity.holder = holder;
+    identity.since = now;
+    identity.reason = reason;
+    identity.forget_search();
+    if news {
+        out.events.push_back(Event::Moved(identity.address.addr()));
+    }
+}
+
+fn claim(now: Timestamp, identity: &mut Identity, me: ServerId, out: &mut Outbox) {
+    let reason = match identity.holder {
+        Some(_) => Reason::HolderDied,
+        None => Reason::HolderLeft,
+    };
+    identity.term = identity.term.saturating_add(1);
+    pass(now, identity, Some(me), reason, out);
+    out.events.push_back(Event::Assume(Assumed {
+        address: identity.address,
+        home: identity.home,
+        term: identity.term,
+    }));
+}
+
+fn release(
+    now: Timestamp,
+    identity: &mut Identity,
+    holder: Option<ServerId>,
+    reason: Reason,
+    out: &mut Outbox,
+) {
+    pass(now, identity, holder, reason, out);
+    out.events
+        .push_back(Event::Release(identity.address.addr()));
+}
+
+/// Says again on the link who has the identity, but not at each frame: the other one may do the same.
+fn defend(now: Timestamp, identity: &mut Identity, timing: Timing, out: &mut Outbox) {
+    if now.since(identity.defended) >= timing.gap() {
+        identity.defended = now;
+        out.events
+            .push_back(Event::Announce(identity.address.addr()));
+    }
+}

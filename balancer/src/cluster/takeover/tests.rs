@@ -1,0 +1,427 @@
+//! One server's takeovers, step by step; many servers' are in `tests/takeover`.
+
+use super::*;
+use crate::cluster::{Cluster, Link, Message, Options, OwnState, Refused};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const PERIOD: Duration = Duration::from_millis(500);
+const START: Timestamp = Timestamp(1_000_000_000_000);
+const ME: ServerId = ServerId(1);
+const HOME: ServerId = ServerId(2);
+const OTHER: ServerId = ServerId(3);
+
+fn at(millis: u64) -> Timestamp {
+    START + Duration::from_millis(millis)
+}
+
+fn net(last: u8) -> IpNet {
+    format!("10.0.0.{last}/24").parse().unwrap()
+}
+
+/// The identity of server `HOME`.
+fn identity() -> IpAddr {
+    net(HOME.0 as u8).addr()
+}
+
+fn link(id: ServerId) -> Link {
+    Link {
+        mac: [2, 0, 0, 0, 0, id.0 as u8],
+        addresses: vec![net(id.0 as u8)],
+    }
+}
+
+/// Server 1 among whom it hears: a driver that tells it what others say, and notes what it is told to do.
+struct Bench {
+    cluster: Cluster,
+    now: Timestamp,
+    nonce: u64,
+    sequence: u64,
+}
+
+impl Bench {
+    fn new(estate: Estate) -> Self {
+        let options = Options {
+            me: ME,
+            boot: 1 << 32,
+            name: "web1".into(),
+            period: PERIOD,
+            timeout_periods: 3,
+            estate,
+        };
+        let mut bench = Self {
+            cluster: Cluster::new(START, options),
+            now: START,
+            nonce: 0,
+            sequence: 0,
+        };
+        let own = OwnState {
+            links: vec![link(ME)],
+            caretaker: true,
+            ..OwnState::default()
+        };
+        bench.cluster.set_own(START, own).unwrap();
+        bench.drain();
+        bench
+    }
+
+    fn with_own() -> Self {
+        Self::new(Estate {
+            homes: vec![Home {
+                address: net(1),
+                kept: false,
+            }],
+            ..Estate::default()
+        })
+    }
+
+    fn caretaker() -> Self {
+        let mut bench = Self::with_own();
+        bench.hear(HOME, &[(HOME, 1)]);
+        bench.to(1_000);
+        bench.cluster.handle_probe(bench.now, HOME, false);
+        bench
+            .cluster
+            .handle_identity_probe(bench.now, identity(), false);
+        bench.to(1_500);
+        assert!(bench.holds());
+        bench.drain();
+        bench
+    }
+
+    /// A report of `from`, which holds the identities of `homes` under these terms.
+    fn report(&mut self, from: ServerId, homes: &[(ServerId, u64)]) -> Report {
+        self.sequence += 1;
+        let claim = |&(home, term): &(ServerId, u64)| IdentityReport {
+            address: net(home.0 as u8),
+            home,
+            term,
+            held: true,
+        };
+        Report {
+            server: from,
+            boot: 7,
+            sequence: self.sequence,
+            name: format!("web{}", from.0),
+            links: vec![link(from)],
+            services: Vec::new(),
+            identities: homes.iter().map(claim).collect(),
+            caretaker: false,
+            draining: false,
+            guests: Vec::new(),
+            leaving: false,
+            answers: vec![self.nonce],
+        }
+    }
+
+    fn say(&mut self, report: Report) -> Vec<Event> {
+        if self.send(report.clone()).is_err() {
+            // Its answers are too old by now: it was asked again.
+            self.drain();
+            let answers = vec![self.nonce];
+            self.send(Report { answers, ..report }).unwrap();
+        }
+        self.drain()
+    }
+
+    fn send(&mut self, report: Report) -> Result<(), Refused> {
+        let from = SocketAddr::from(([10, 0, 0, report.server.0 as u8], 9918));
+        self.cluster
+            .handle(self.now, from, Message::Report(Box::new(report)))
+    }
+
+    fn hear(&mut self, from: ServerId, homes: &[(ServerId, u64)]) -> Vec<Event> {
+        let report = self.report(from, homes);
+        self.say(report)
+    }
+
+    /// Runs punctually up to a time, in milliseconds from the start.
+    fn to(&mut self, millis: u64) -> Vec<Event> {
+        let mut events = Vec::new();
+        while self.cluster.next_timeout() <= at(millis) {
+            self.now = self.cluster.next_timeout();
+            self.cluster.handle_timeout(self.now);
+            assert!(
+                self.cluster.next_timeout() > self.now,
+                "nothing is left to be done"
+            );
+            events.extend(self.drain());
+        }
+        self.now = at(millis);
+        events
+    }
+
+    /// What it is told to do about identities.
+    fn drain(&mut self) -> Vec<Event> {
+        while let Some(transmit) = self.cluster.poll_transmit() {
+            if let Message::Query { nonce } = transmit.message {
+                self.nonce = nonce;
+            }
+        }
+        let all = std::iter::from_fn(|| self.cluster.poll_event());
+        all.filter(|event| {
+            matches!(
+                event,
+                Event::ProbeIdentity(_) | Event::Assume(_) | Event::Release(_) | Event::Announce(_)
+            )
+        })
+        .collect()
+    }
+
+    fn known(&self) -> &Identity {
+        let mut all = self.cluster.identities();
+        all.find(|known| known.address.addr() == identity())
+            .unwrap()
+    }
+
+    fn holds(&self) -> bool {
+        self.known().holder == Some(ME)
+    }
+}
+
+fn assume(term: u64) -> Event {
+    Event::Assume(Assumed {
+        address: net(HOME.0 as u8),
+        home: HOME,
+        term,
+    })
+}
+
+#[test]
+fn a_dead_holders_identity_is_asked_for_and_then_claimed() {
+    let mut bench = Bench::with_own();
+    assert_eq!(bench.hear(HOME, &[(HOME, 4)]), []);
+    assert_eq!(bench.to(999), []);
+    assert_eq!(bench.to(1_000), [Event::ProbeIdentity(identity())]);
+    bench
+        .cluster
+        .handle_identity_probe(at(1_200), identity(), false);
+    bench.cluster.handle_probe(at(1_200), HOME, false);
+    assert_eq!(bench.to(1_499), [], "it may report yet");
+    assert_eq!(bench.to(1_500), [assume(5)]);
+    assert_eq!(bench.known().reason, Reason::HolderDied);
+    assert_eq!(bench.known().term, 5);
+}
+
+#[test]
+fn an_address_in_use_is_not_claimed() {
+    let mut bench = Bench::with_own();
+    bench.hear(HOME, &[(HOME, 1)]);
+    bench.to(1_000);
+    bench.cluster.handle_probe(at(1_100), HOME, false);
+    bench
+        .cluster
+        .handle_identity_probe(at(1_100), identity(), true);
+    assert_eq!(bench.to(7_099), []);
+    assert_eq!(
+        bench.to(7_100),
+        [Event::ProbeIdentity(identity())],
+        "it may be free by now"
+    );
+    bench
+        .cluster
+        .handle_identity_probe(at(7_150), identity(), false);
+    assert_eq!(bench.drain(), [assume(2)]);
+}
+
+#[test]
+fn a_silent_host_keeps_what_it_has() {
+    let mut bench = Bench::with_own();
+    bench.hear(HOME, &[(HOME, 1)]);
+    bench.to(1_000);
+    bench
+        .cluster
+        .handle_identity_probe(at(1_100), identity(), false);
+    bench.cluster.handle_probe(at(1_100), HOME, true);
+    assert_eq!(bench.to(1_600), []);
+    assert!(!bench.holds());
+}
+
+#[test]
+fn a_probe_before_a_stall_is_worth_nothing() {
+    let mut bench = Bench::with_own();
+    bench.hear(HOME, &[(HOME, 1)]);
+    bench.to(1_000);
+    bench
+        .cluster
+        .handle_identity_probe(at(1_100), identity(), false);
+    bench.cluster.handle_probe(at(1_100), HOME, false);
+    bench.cluster.handle_timeout(at(10_000));
+    assert!(!bench.drain().contains(&assume(2)));
+    assert!(!bench.holds());
+}
+
+#[test]
+fn what_is_given_up_in_a_goodbye_is_taken_at_once() {
+    let mut bench = Bench::with_own();
+    bench.hear(HOME, &[(HOME, 1)]);
+    let mut goodbye = bench.report(HOME, &[(HOME, 1)]);
+    goodbye.leaving = true;
+    goodbye.identities[0].held = false;
+    assert_eq!(bench.say(goodbye), [assume(2)]);
+    assert_eq!(bench.known().reason, Reason::HolderLeft);
+}
+
+#[test]
+fn what_the_host_keeps_after_a_goodbye_is_asked_for() {
+    let mut bench = Bench::with_own();
+    bench.hear(HOME, &[(HOME, 1)]);
+    let mut goodbye = bench.report(HOME, &[(HOME, 1)]);
+    goodbye.leaving = true;
+    assert_eq!(bench.say(goodbye), [Event::ProbeIdentity(identity())]);
+    bench
+        .cluster
+        .handle_identity_probe(at(100), identity(), true);
+    assert_eq!(bench.to(6_000), []);
+}
+
+#[test]
+fn a_home_that_is_back_gets_its_identity_whatever_the_terms() {
+    let mut bench = Bench::caretaker();
+    assert_eq!(bench.hear(HOME, &[(HOME, 1)]), [Event::Release(identity())]);
+    assert_eq!(bench.known().holder, Some(HOME));
+    assert_eq!(bench.known().term, 2, "terms only grow");
+}
+
+#[test]
+fn a_home_takes_a_higher_term_and_announces_itself() {
+    let mut bench = Bench::with_own();
+    let mine = net(1).addr();
+    assert_eq!(
+        bench.hear(OTHER, &[(OTHER, 1), (ME, 9)]),
+        [Event::Announce(mine)]
+    );
+    let term = bench
+        .cluster
+        .identities()
+        .find(|known| known.home == ME)
+        .unwrap()
+        .term;
+    assert_eq!(term, 10);
+    assert_eq!(
+        bench.hear(OTHER, &[(OTHER, 1), (ME, 9)]),
+        [],
+        "not at each report"
+    );
+}
+
+#[test]
+fn of_two_caretakers_the_higher_claim_wins() {
+    for (from, term, gives_in) in [(3, 3, true), (3, 2, false), (0, 2, true), (3, 1, false)] {
+        let mut bench = Bench::caretaker(); // under term 2, as server 1
+        let events = bench.hear(ServerId(from), &[(HOME, term)]);
+        let expected = if gives_in {
+            Event::Release(identity())
+        } else {
+            Event::Announce(identity())
+        };
+        assert_eq!(events, [expected], "server {from}, term {term}");
+    }
+}
+
+#[test]
+fn a_frame_of_its_home_or_of_a_stranger_ends_a_caretaker() {
+    for (mac, gives_in) in [(2, true), (3, false), (99, true)] {
+        let mut bench = Bench::caretaker();
+        bench.hear(OTHER, &[]);
+        let now = bench.now;
+        bench
+            .cluster
+            .handle_conflict(now, identity(), [2, 0, 0, 0, 0, mac]);
+        assert_eq!(
+            bench.drain() == [Event::Release(identity())],
+            gives_in,
+            "{mac}"
+        );
+        assert_eq!(bench.holds(), !gives_in);
+    }
+}
+
+#[test]
+fn two_homes_do_not_fight() {
+    let mut bench = Bench::with_own();
+    let report = Report {
+        identities: vec![IdentityReport {
+            address: net(1),
+            home: OTHER,
+            term: 50,
+            held: true,
+        }],
+        ..bench.report(OTHER, &[])
+    };
+    assert_eq!(bench.say(report), []);
+    let known = bench.cluster.identities().next().unwrap();
+    assert_eq!((known.home, known.term), (ME, 1));
+}
+
+#[test]
+fn a_claim_to_what_a_living_home_does_not_have_is_ignored() {
+    let mut bench = Bench::with_own();
+    bench.hear(HOME, &[]);
+    bench.hear(OTHER, &[(HOME, 1)]);
+    assert_eq!(bench.cluster.identities().count(), 1, "its own");
+    let foreign = IdentityReport {
+        address: net(77),
+        home: ME,
+        term: 1,
+        held: true,
+    };
+    let report = Report {
+        identities: vec![foreign],
+        ..bench.report(OTHER, &[])
+    };
+    bench.say(report);
+    assert_eq!(bench.cluster.identities().count(), 1, "its own");
+}
+
+#[test]
+fn what_its_home_has_no_more_is_let_go() {
+    let mut bench = Bench::caretaker();
+    assert_eq!(bench.hear(HOME, &[]), [Event::Release(identity())]);
+    assert_eq!(bench.cluster.identities().count(), 1);
+}
+
+#[test]
+fn a_majority_is_waited_for_if_it_is_required() {
+    let mut bench = Bench::new(Estate {
+        require: Require::Majority,
+        ..Estate::default()
+    });
+    bench.hear(HOME, &[(HOME, 1)]);
+    let goodbye = |bench: &mut Bench| {
+        bench.to(1_000);
+        bench.cluster.handle_probe(bench.now, HOME, false);
+        bench
+            .cluster
+            .handle_identity_probe(bench.now, identity(), false);
+        bench.to(1_510)
+    };
+    assert_eq!(goodbye(&mut bench), [], "one of two");
+    bench.hear(OTHER, &[]);
+    assert!(bench.holds(), "two of three");
+}
+
+#[test]
+fn who_cannot_take_an_address_leaves_it_to_others_for_a_while() {
+    let mut bench = Bench::caretaker();
+    bench.cluster.renounce(at(1_500), identity());
+    assert!(!bench.holds());
+    assert_eq!(bench.to(16_499), []);
+    assert_eq!(bench.to(16_500), [Event::ProbeIdentity(identity())]);
+}
+
+#[test]
+fn what_a_daemon_before_had_taken_over_is_kept_until_its_home_is_back() {
+    let mut bench = Bench::new(Estate {
+        adopted: vec![Assumed {
+            address: net(2),
+            home: HOME,
+            term: 6,
+        }],
+        ..Estate::default()
+    });
+    bench.to(5_000);
+    assert!(bench.holds());
+    assert_eq!(bench.known().reason, Reason::Adopted);
+    assert_eq!(bench.hear(HOME, &[(HOME, 1)]), [Event::Release(identity())]);
+}

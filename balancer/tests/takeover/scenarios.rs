@@ -1,0 +1,163 @@
+//! What is promised for single faults, with figures.
+
+use balancer::cluster::Require;
+
+use crate::checks::Checks;
+use crate::story::seeds;
+use crate::world::{Faults, GOOD, State, World, address_of, ms};
+
+#[test]
+fn a_dead_hosts_address_is_held_again_within_the_time_out() {
+    for seed in 0..seeds(40) {
+        let mut world = World::new(2 + seed as usize % 6, seed, GOOD, Require::Any);
+        world.run(ms(3_000 + seed % 500), |_| {});
+        let died = world.now;
+        world.power_off(0);
+        world.run(ms(3_000), |_| {});
+        let [(when, by, _)] = world.claims[..] else {
+            panic!("seed {seed}: {:?}", world.claims)
+        };
+        assert!(
+            when.since(died) <= ms(1_510),
+            "seed {seed}: {:?}",
+            when.since(died)
+        );
+        assert_eq!(world.holders(address_of(0)), [by]);
+
+        world.power_on(0);
+        world.start_daemon(0);
+        world.run(ms(10), |_| {});
+        assert_eq!(
+            world.holders(address_of(0)),
+            [0],
+            "seed {seed}: handed back"
+        );
+    }
+}
+
+#[test]
+fn a_goodbye_hands_over_at_once() {
+    for seed in 0..seeds(40) {
+        let mut world = World::new(3, seed, GOOD, Require::Any);
+        world.run(ms(3_000 + seed % 500), |_| {});
+        let kept = world.hosts[0].kept;
+        world.end_daemon(0);
+        world.run(ms(15), |_| {});
+        let holders = world.holders(address_of(0));
+        if kept {
+            assert_eq!(holders, [0], "seed {seed}: its host serves on");
+        } else {
+            assert!(
+                holders.len() == 1 && holders != [0],
+                "seed {seed}: {holders:?}"
+            );
+        }
+        world.run(ms(30_000), |_| {});
+        assert_eq!(
+            world.holders(address_of(0)),
+            holders,
+            "seed {seed}: and so it stays"
+        );
+    }
+}
+
+#[test]
+fn no_living_host_loses_its_address_where_reports_are_lost() {
+    let faults = Faults {
+        loss_percent: 20,
+        repeat_percent: 5,
+        delay: ms(100),
+    };
+    for seed in 0..seeds(6).min(1_000) {
+        let mut world = World::new(5, seed, faults, Require::Any);
+        world.run(ms(600_000), |_| {});
+        assert_eq!(world.claims, [], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_daemon_that_is_stopped_or_killed_loses_nothing() {
+    for seed in 0..seeds(20) {
+        let mut world = World::new(4, seed, GOOD, Require::Any);
+        world.run(ms(2_000), |_| {});
+        world.hosts[0].state = State::Stopped;
+        world.kill_daemon(1);
+        world.run(ms(60_000), |_| {});
+        assert_eq!(world.claims, [], "seed {seed}");
+        world.hosts[0].state = State::Runs;
+        world.start_daemon(1);
+        world.run(ms(5_000), |_| {});
+        assert_eq!(world.claims, [], "seed {seed}");
+        Checks::at_rest(&world);
+    }
+}
+
+#[test]
+fn a_killed_caretaker_goes_on_after_its_restart() {
+    for seed in 0..seeds(20) {
+        let mut world = World::new(4, seed, GOOD, Require::Any);
+        world.run(ms(2_000), |_| {});
+        world.power_off(0);
+        world.run(ms(3_000), |_| {});
+        let [caretaker] = world.holders(address_of(0))[..] else {
+            panic!("seed {seed}")
+        };
+        world.kill_daemon(caretaker);
+        world.run(ms(10_000), |_| {});
+        world.start_daemon(caretaker);
+        world.run(ms(10_000), |_| {});
+        assert_eq!(world.holders(address_of(0)), [caretaker], "seed {seed}");
+        assert_eq!(world.claims.len(), 1, "seed {seed}");
+    }
+}
+
+#[test]
+fn the_identities_of_a_dead_caretaker_move_on() {
+    for seed in 0..seeds(20) {
+        let mut world = World::new(5, seed, GOOD, Require::Any);
+        world.run(ms(2_000), |_| {});
+        for died in [0, 1, 2] {
+            world.power_off(died);
+            world.run(ms(4_000), |_| {});
+            for index in 0..=died {
+                assert_eq!(world.holders(address_of(index)).len(), 1, "seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_minority_takes_nothing_where_a_majority_is_required() {
+    for seed in 0..seeds(20) {
+        let mut world = World::new(5, seed, GOOD, Require::Majority);
+        world.run(ms(2_000), |_| {});
+        world.side = vec![0, 0, 1, 1, 1];
+        world.run(ms(10_000), |_| {});
+        assert!(
+            world.claims.iter().all(|(_, by, _)| *by >= 2),
+            "seed {seed}"
+        );
+        assert_eq!(world.claims.len(), 2, "seed {seed}");
+        world.side.fill(0);
+        world.run(ms(1_000), |_| {});
+        Checks::at_rest(&world);
+    }
+}
+
+#[test]
+fn many_servers_agree_on_one_caretaker_each() {
+    // Unoptimised, 256 take a minute.
+    let sizes: &[usize] = if cfg!(debug_assertions) {
+        &[64]
+    } else {
+        &[64, 256]
+    };
+    for &servers in sizes {
+        let mut world = World::new(servers, 1, GOOD, Require::Any);
+        world.run(ms(1_500), |_| {});
+        world.power_off(7);
+        world.run(ms(2_500), |_| {});
+        assert_eq!(world.claims.len(), 1, "{servers} servers");
+        assert_eq!(world.holders(address_of(7)).len(), 1);
+    }
+}

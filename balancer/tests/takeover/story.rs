@@ -1,0 +1,116 @@
+//! Random worlds: hosts die, freeze and return, daemons are killed, stopped and restarted, networks fall apart and heal.
+
+use balancer::cluster::Require;
+use std::time::Duration;
+
+use crate::checks::{Checks, REQUIRES, REST};
+use crate::world::{Faults, GOOD, State, World, ms};
+
+/// Random worlds that are tried unless `BALANCER_SEEDS` says how many.
+const SEEDS: u64 = 60;
+
+/// Things that happen in one of them.
+const CHAPTERS: usize = 25;
+
+#[test]
+fn whatever_happens_addresses_have_one_holder_each() {
+    let (mut both, mut nobody, mut claims) = (Duration::ZERO, Duration::ZERO, 0);
+    for seed in 0..seeds(SEEDS) {
+        let checks = std::panic::catch_unwind(|| tell(seed)).unwrap_or_else(|panic| {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic)
+        });
+        both = both.max(checks.0.longest_both);
+        nobody = nobody.max(checks.0.longest_nobody);
+        claims += checks.1;
+    }
+    println!("{claims} claims; two holders for {both:?} at most, none for {nobody:?} at most");
+    assert!(claims > 0);
+}
+
+/// How many seeds to try, if not `usual`.
+pub fn seeds(usual: u64) -> u64 {
+    let wanted = std::env::var("BALANCER_SEEDS").ok();
+    wanted.and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+fn tell(seed: u64) -> (Checks, usize) {
+    let mut random = fastrand::Rng::with_seed(!seed);
+    let hosts = random.usize(2..8);
+    let require: Require = REQUIRES[random.usize(..2)];
+    let faults = if random.bool() {
+        GOOD
+    } else {
+        Faults {
+            loss_percent: random.u8(1..=20),
+            repeat_percent: random.u8(..=10),
+            delay: ms(random.u64(1..=120)),
+        }
+    };
+    let mut world = World::new(hosts, seed, faults, require);
+    let mut checks = Checks::default();
+    let pass = |world: &mut World, checks: &mut Checks, time| {
+        checks.disturbed(world);
+        checks.look(world);
+        world.run(time, |world| checks.look(world));
+    };
+    pass(&mut world, &mut checks, ms(3_000));
+    for _ in 0..CHAPTERS {
+        happen(&mut world, &mut random);
+        let time = match random.u8(..4) {
+            0 => random.u64(..50),
+            1 => random.u64(..500),
+            2 => random.u64(..3_000),
+            _ => random.u64(..15_000),
+        };
+        pass(&mut world, &mut checks, ms(time));
+    }
+    world.side.fill(0);
+    for index in 0..hosts {
+        recover(&mut world, index);
+    }
+    pass(&mut world, &mut checks, REST);
+    Checks::at_rest(&world);
+    let claims = world.claims.len();
+    (checks, claims)
+}
+
+/// One thing that may happen to one host, or to the network.
+fn happen(world: &mut World, random: &mut fastrand::Rng) {
+    let hosts = world.hosts.len();
+    let index = random.usize(..hosts);
+    match (random.u8(..10), world.hosts[index].state) {
+        (0, _) => world.side.fill_with(|| random.u8(..2)),
+        (1, _) => world.side.fill(0),
+        (2, state) if state != State::Off => world.power_off(index),
+        (3, State::Runs) => world.hosts[index].state = State::Frozen,
+        (4, State::Runs) => world.kill_daemon(index),
+        (5, State::Runs) => world.hosts[index].state = State::Stopped,
+        (6, State::Runs) => world.end_daemon(index),
+        // Restarted at once, perhaps as another version.
+        (7, State::Runs) => {
+            world.kill_daemon(index);
+            world.start_daemon(index);
+        }
+        (_, state) if state != State::Runs => {
+            if state == State::Frozen && random.bool() {
+                // Its clock stood still meanwhile: CLOCK_MONOTONIC doesn't count suspended time.
+                world.hosts[index].behind += ms(random.u64(..2_000));
+            }
+            recover(world, index);
+        }
+        _ => {}
+    }
+}
+
+fn recover(world: &mut World, index: usize) {
+    match world.hosts[index].state {
+        State::Runs => {}
+        State::Stopped | State::Frozen => world.hosts[index].state = State::Runs,
+        State::Ended => world.start_daemon(index),
+        State::Off => {
+            world.power_on(index);
+            world.start_daemon(index);
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! Hosts with daemons, on a network that loses, delays, repeats and reorders.
+
+use balancer::cluster::{
+    Assumed, Cluster, Destination, Estate, Event, Home, Link, Message, Options, OwnState, Require,
+    ServerId, Timestamp,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+pub const PERIOD: Duration = Duration::from_millis(500);
+const START: Timestamp = Timestamp(3_600_000_000_000);
+
+/// How long the driver asks before it takes silence for an answer.
+const PROBE: Duration = Duration::from_millis(200);
+
+/// When a new holder announces itself, after it has become that.
+const ANNOUNCEMENTS: [u64; 5] = [0, 20, 200, 1_000, 5_000];
+
+#[derive(Clone, Copy)]
+pub struct Faults {
+    pub loss_percent: u8,
+    pub repeat_percent: u8,
+    pub delay: Duration,
+}
+
+pub const GOOD: Faults = Faults {
+    loss_percent: 0,
+    repeat_percent: 0,
+    delay: Duration::from_millis(1),
+};
+
+/// What becomes of a host's power and its daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// All is well.
+    Runs,
+    /// The daemon is stopped (SIGSTOP): it reads what waits when it goes on.
+    Stopped,
+    /// The daemon has ended; the host lives.
+    Ended,
+    /// The whole host is suspended.
+    Frozen,
+    /// The host has no power.
+    Off,
+}
+
+pub struct Host {
+    pub state: State,
+    pub daemon: Option<Cluster>,
+    /// Which start of its daemon this is.
+    pub boot: u64,
+    /// Those on its interface. Its kernel answers for them as long as the host lives.
+    pub addresses: BTreeSet<IpAddr>,
+    /// What the undo journal says of those that were taken over.
+    pub journal: BTreeMap<IpAddr, Assumed>,
+    /// Its own address is the host's, whether a daemon runs or not.
+    pub kept: bool,
+    /// How far its clock is behind.
+    pub behind: Duration,
+    waiting: Vec<Packet>,
+    due: Timestamp,
+}
+
+#[derive(Clone)]
+enum Packet {
+    Datagram {
+        from: usize,
+        message: Message,
+    },
+    /// An ARP frame that shows `from` to use the address.
+    Frame {
+        from: usize,
+        address: IpAddr,
+    },
+    /// The end of a probe of another host.
+    HostProbed {
+        whom: usize,
+    },
+    /// The end of a probe of an address.
+    AddressProbed {
+        address: IpAddr,
+    },
+    /// The time to announce an address.
+    Announce {
+        address: IpAddr,
+    },
+}
+
+pub struct World {
+    pub now: Timestamp,
+    pub random: fastrand::Rng,
+    pub faults: Faults,
+    pub hosts: Vec<Host>,
+    /// Hosts with different sides don't hear each other.
+    pub side: Vec<u8>,
+    pub require: Require,
+    /// What was taken over: when, by whom.
+    pub claims: Vec<(Timestamp, usize, Assumed)>,
+    boots: u64,
+    order: u64,
+    network: BTreeMap<(Timestamp, u64), (usize, Packet)>,
+}
+
+impl World {
+    /// Hosts whose daemons have all just started.
+    pub fn new(hosts: usize, seed: u64, faults: Faults, require: Require) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let kept = random.bool();
+        let host = |_| Host {
+            state: State::Off,
+            daemon: None,
+            boot: 0,
+            addresses: BTreeSet::new(),
+            journal: BTreeMap::new(),
+            kept,
+            behind: Duration::ZERO,
+            waiting: Vec::new(),
+            due: START,
+        };
+        let mut world = Self {
+            now: START,
+            faults,
+            hosts: (0..hosts).map(host).collect(),
+            side: vec![0; hosts],
+            require,
+            claims: Vec::new(),
+            boots: random.u64(..) >> 8,
+            order: 0,
+            network: BTreeMap::new(),
+            random,
+        };
+        for index in 0..hosts {
+            world.power_on(index);
+            world.start_daemon(index);
+        }
+        world
+    }
+
+    /// Lets time pass; `look` is called after each moment at which something happened.
+    pub fn run(&mut self, time: Duration, mut look: impl FnMut(&Self)) {
+        let end = self.now + time;
+        loop {
+            let next = self.next_event();
+            if next > end {
+                self.now = end;
+                return;
+            }
+            self.now = self.now.max(next);
+            self.deliver();
+            for index in 0..self.hosts.len() {
+                self.work(index);
+            }
+            look(self);
+        }
+    }
+
+    pub fn power_on(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        host.state = State::Ended;
+        if host.kept {
+            host.addresses.insert(address_of(index));
+        }
+    }
+
+    pub fn power_off(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        host.state = State::Off;
+        host.daemon = None;
+        host.addresses.clear();
+        host.journal.clear();
+        host.waiting.clear();
+    }
+
+    pub fn start_daemon(&mut self, index: usize) {
+        self.boots += 1;
+        let now = self.now;
+        let host = &mut self.hosts[index];
+        let estate = Estate {
+            homes: vec![Home {
+                address: net_of(index),
+                kept: host.kept,
+            }],
+            adopted: host.journal.values().copied().collect(),
+            require: self.require,
+        };
+        let options = Options {
+            me: id_of(index),
+            boot: self.boots << 32,
+            name: format!("web{index}"),
+            period: PERIOD,
+            timeout_periods: 3,
+            estate,
+        };
+        let local = host.time(now);
+        let mut cluster = Cluster::new(local, options);
+        let own = OwnState {
+            links: vec![Link {
+                mac: mac_of(index),
+                addresses: vec![host_net_of(index)],
+            }],
+            caretaker: true,
+            ..OwnState::default()
+        };
+        cluster.set_own(local, own).unwrap();
+        host.daemon = Some(cluster);
+        host.boot = self.boots;
+        host.state = State::Runs;
+        host.waiting.clear();
+        host.addresses.insert(address_of(index));
+        self.announce(index, address_of(index));
+        self.work(index);
+    }
+
+    /// SIGKILL.
+    pub fn kill_daemon(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        host.daemon = None;
+        host.state = State::Ended;
+        host.waiting.clear();
+    }
+
+    /// SIGTERM: in the daemon's order.
+    pub fn end_daemon(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        for address in std::mem::take(&mut host.journal).into_keys() {
+            host.addresses.remove(&address);
+        }
+        if !host.kept {
+            host.addresses.remove(&address_of(index));
+        }
+        for _ in 0..3 {
+            if let Some(cluster) = &mut self.hosts[index].daemon {
+                cluster.leave();
+            }
+            self.flush(index);
+        }
+        self.kill_daemon(index);
+    }
+
+    /// Whether frames get from one host to the other.
+    pub fn connected(&self, a: usize, b: usize) -> bool {
+        self.lives(a) && self.lives(b) && self.side[a] == self.side[b]
+    }
+
+    /// Whether its kernel runs.
+    pub fn lives(&self, index: usize) -> bool {
+        !matches!(self.hosts[index].state, State::Off | State::Frozen)
+    }
+
+    /// The hosts that answer for an address.
+    pub fn holders(&self, address: IpAddr) -> Vec<usize> {
+        let has =
+            |index: &usize| self.lives(*index) && self.hosts[*index].addresses.contains(&address);
+        (0..self.hosts.len()).filter(has).collect()
+    }
+
+    fn next_event(&self) -> Timestamp {
+        let running = self.hosts.iter().filter(|host| host.state == State::Runs);
+        let arrival = self.network.keys().next().map(|(at, _)| *at);
+        let due = running.map(|host| {
+            if host.waiting.is_empty() {
+                host.due
+            } else {
+                self.now
+            }
+        });
+        due.chain(arrival).min().unwrap_or(Timestamp::NEVER)
+    }
+
+    fn deliver(&mut self) {
+        while let Some(entry) = self.network.first_entry() {
+            if entry.key().0 > self.now {
+                return;
+            }
+            let (to, packet) = entry.remove();
+            let host = &mut self.hosts[to];
+            if let Packet::Announce { address } = packet {
+                if self.holders(address).contains(&to) {
+                    self.broadcast(to, &Packet::Frame { from: to, address });
+                }
+            } else if matches!(host.state, State::Runs | State::Stopped) {
+                host.waiting.push(packet);
+            }
+        }
+    }
+
+    /// Reads what waits, then does what is due.
+    fn work(&mut self, index: usize) {
+        let now = self.now;
+        if self.hosts[index].state != State::Runs {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.hosts[index].waiting);
+        if waiting.is_empty() && self.hosts[index].due > now {
+            return;
+        }
+        for packet in waiting {
+            self.read(index, packet);
+            self.flush(index);
+        }
+        let host = &mut self.hosts[index];
+        let local = host.time(now);
+        if let Some(cluster) = &mut host.daemon {
+            cluster.handle_timeout(local);
+        }
+        self.flush(index);
+    }
+
+    fn read(&mut self, index: usize, packet: Packet) {
+        let used = match packet {
+            Packet::HostProbed { whom } => self.connected(index, whom),
+            Packet::AddressProbed { address } => {
+                let mut holders = self.holders(address).into_iter();
+                holders.any(|holder| holder != index && self.connected(index, holder))
+            }
+            _ => false,
+        };
+        let host = &mut self.hosts[index];
+        let local = host.time(self.now);
+        let Some(cluster) = &mut host.daemon else {
+            return;
+        };
+        match packet {
+            // Repeated, overtaken and unproven reports are refused, and that's right.
+            Packet::Datagram { from, message } => {
+                let _ = cluster.handle(local, socket_of(from), message);
+            }
+            Packet::Frame { from, address } => {
+                if host.addresses.contains(&address) {
+                    cluster.handle_conflict(local, address, mac_of(from));
+                }
+            }
+            Packet::HostProbed { whom } => cluster.handle_probe(local, id_of(whom), used),
+            Packet::AddressProbed { address } => {
+                cluster.handle_identity_probe(local, address, used);
+            }
+            Packet::Announce { .. } => {}
+        }
+    }
+
+    /// What the daemon's driver does.
+    fn flush(&mut self, index: usize) {
+        loop {
+            let Some(cluster) = &mut self.hosts[index].daemon else {
+                return;
+            };
+            if let Some(event) = cluster.poll_event() {
+                self.act(index, &event);
+            } else if let Some(transmit) = cluster.poll_transmit() {
+                let packet = Packet::Datagram {
+                    from: index,
+                    message: transmit.message,
+                };
+                match transmit.to {
+                    Destination::Group => self.broadcast(index, &packet),
+                    Destination::Unicast(to) => self.send(index, index_at(to), &packet),
+                }
+            } else {
+                let next = cluster.next_timeout();
+                let host = &mut self.hosts[index];
+                host.due = next + host.behind;
+                return;
+            }
+        }
+    }
+
+    fn act(&mut self, index: usize, event: &Event) {
+        let probe = self.now + PROBE;
+        match *event {
+            Event::Probe(id) => {
+                let whom = index_of(id);
+                self.post(probe, index, Packet::HostProbed { whom });
+            }
+            Event::ProbeIdentity(address) => {
+                self.post(probe, index, Packet::AddressProbed { address });
+            }
+            Event::Assume(assumed) => {
+                let address = assumed.address.addr();
+                self.hosts[index].addresses.insert(address);
+                self.hosts[index].journal.insert(address, assumed);
+                self.claims.push((self.now, index, assumed));
+                self.announce(index, address);
+            }
+            Event::Release(address) => {
+                self.hosts[index].addresses.remove(&address);
+                self.hosts[index].journal.remove(&address);
+            }
+            Event::Announce(address) => self.announce(index, address),
+            Event::Joined(_)
+            | Event::PeerUpdated(_)
+            | Event::Changed { .. }
+            | Event::NameConflict { .. }
+            | Event::Moved(_)
+            | Event::Forgotten(_) => {}
+        }
+    }
+
+    fn announce(&mut self, index: usize, address: IpAddr) {
+        for millis in ANNOUNCEMENTS {
+            self.post(self.now + ms(millis), index, Packet::Announce { address });
+        }
+    }
+
+    fn broadcast(&mut self, from: usize, packet: &Packet) {
+        for to in 0..self.hosts.len() {
+            self.send(from, to, packet);
+        }
+    }
+
+    fn send(&mut self, from: usize, to: usize, packet: &Packet) {
+        if from == to || !self.connected(from, to) {
+            return;
+        }
+        let copies = 1 + u8::from(self.random.u8(..100) < self.faults.repeat_percent);
+        for _ in 0..copies {
+            if self.random.u8(..100) >= self.faults.loss_percent {
+                let delay = self.random.u64(..self.faults.delay.as_nanos() as u64);
+                self.post(self.now + Duration::from_nanos(delay), to, packet.clone());
+            }
+        }
+    }
+
+    fn post(&mut self, at: Timestamp, to: usize, packet: Packet) {
+        self.order += 1;
+        self.network.insert((at, self.order), (to, packet));
+    }
+}
+
+impl Host {
+    fn time(&self, now: Timestamp) -> Timestamp {
+        Timestamp(now.0 - self.behind.as_nanos() as u64)
+    }
+}
+
+pub fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+pub fn id_of(index: usize) -> ServerId {
+    ServerId(index as u64 + 1)
+}
+
+/// The identity whose home a host is.
+pub fn address_of(index: usize) -> IpAddr {
+    net_of(index).addr()
+}
+
+fn index_of(id: ServerId) -> usize {
+    id.0 as usize - 1
+}
+
+fn net_of(index: usize) -> ipnet::IpNet {
+    format!("10.0.{}.{}/16", 100 + index / 200, 1 + index % 200)
+        .parse()
+        .unwrap()
+}
+
+fn host_net_of(index: usize) -> ipnet::IpNet {
+    format!("10.0.{}.{}/16", index / 200, 1 + index % 200)
+        .parse()
+        .unwrap()
+}
+
+fn mac_of(index: usize) -> [u8; 6] {
+    [2, 0, 0, 0, (index >> 8) as u8, index as u8]
+}
+
+fn socket_of(index: usize) -> SocketAddr {
+    SocketAddr::new(host_net_of(index).addr(), 9918)
+}
+
+fn index_at(address: SocketAddr) -> usize {
+    let SocketAddr::V4(v4) = address else {
+        panic!("{address} is not of this world")
+    };
+    let [_, _, high, low] = v4.ip().octets();
+    usize::from(high) * 200 + usize::from(low) - 1
+}
