@@ -14,6 +14,7 @@ mod set;
 mod status;
 mod table;
 mod top;
+mod trace;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -24,7 +25,10 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::cluster::ServerId;
-use crate::control::{self, Answer, Request, status::Status};
+use crate::control::{
+    self, Answer, Request,
+    status::{Peer, Status},
+};
 
 /// Peer-to-peer load balancer: every server runs it, and new connections go to the least loaded.
 #[derive(Parser)]
@@ -90,6 +94,8 @@ enum Command {
     Explain(explain::Explain),
     /// What of this host works for balancer, what doesn't, and what to do
     Doctor(doctor::Doctor),
+    /// The decisions on new connections, one a line, as they are taken
+    Trace(trace::Trace),
     /// Make a cluster key
     Keygen(keygen::Keygen),
     /// Check a configuration file
@@ -116,6 +122,7 @@ impl Cli {
             Command::Flows(command) => command.run(&instance),
             Command::Explain(command) => command.run(&instance),
             Command::Doctor(command) => command.run(instance),
+            Command::Trace(command) => command.run(&instance),
             Command::Keygen(command) => command.run(),
             Command::CheckConfig(command) => command.run(),
         }
@@ -184,8 +191,7 @@ impl Instance {
 
     /// The peers' names. Without a daemon there are none, and ids must do.
     fn peer_names(&self) -> PeerNames {
-        let peers = self.status().map(|status| status.peers).unwrap_or_default();
-        PeerNames(peers.into_iter().map(|peer| (peer.id, peer.name)).collect())
+        PeerNames::of_peers(self.status().map(|status| status.peers).unwrap_or_default())
     }
 }
 
@@ -193,6 +199,10 @@ impl Instance {
 struct PeerNames(HashMap<String, String>);
 
 impl PeerNames {
+    fn of_peers(peers: Vec<Peer>) -> Self {
+        Self(peers.into_iter().map(|peer| (peer.id, peer.name)).collect())
+    }
+
     /// The name of the peer with this id, or the id itself.
     fn of(&self, id: u64) -> String {
         let id = ServerId(id).to_string();

@@ -26,6 +26,8 @@ pub enum Request {
     Drain(bool),
     /// Change the configuration; save that to the file, too, or not.
     Set(Vec<Setting>, bool),
+    /// Tell of decisions for a moment.
+    Trace,
     /// Leave these interfaces, which must be all, and end.
     Detach(Vec<String>),
 }

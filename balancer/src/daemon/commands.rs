@@ -10,7 +10,9 @@ use super::report;
 use super::running::{Inputs, Running};
 use crate::config::{Config, Setting, Source};
 use crate::control::{Answer, Question, Request};
+use crate::datapath::trace::TOLD_FOR;
 use crate::exchange::Keyring;
+use crate::exchange::clock;
 
 impl Running {
     /// Answers a command. To who detached it the answer is due when everything is undone.
@@ -28,6 +30,7 @@ impl Running {
             Request::Set(settings, save) => {
                 self.set(prepared, inputs, &settings, save).map(Answer::Set)
             }
+            Request::Trace => self.tell_of_decisions().map(|()| Answer::Done),
             Request::Detach(names) => match self.may_detach(&names) {
                 Ok(()) => return Some(question.answer),
                 Err(error) => Err(error),
@@ -37,6 +40,12 @@ impl Running {
         // Who doesn't wait for the answer doesn't want it.
         let _ = question.answer.send(answer);
         None
+    }
+
+    /// The program tells of its decisions until a moment from now.
+    fn tell_of_decisions(&mut self) -> Result<()> {
+        self.settings.trace_until_ns = (clock::monotonic() + TOLD_FOR).0;
+        self.write_settings()
     }
 
     /// The daemon leaves all its interfaces or none: what it changed on the host serves all of them.
