@@ -39,6 +39,11 @@ impl XdpFeatures {
         self.0 & 1 != 0
     }
 
+    /// `NETDEV_XDP_ACT_RX_SG`: frames of several pages.
+    pub fn large_frames(self) -> bool {
+        self.0 & 32 != 0
+    }
+
     /// `NETDEV_XDP_ACT_NDO_XMIT`: frames can be redirected to it. On a veth: its other end has GRO on, or a program.
     pub fn transmit(self) -> bool {
         self.0 & 4 != 0
