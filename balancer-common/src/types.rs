@@ -553,6 +553,8 @@ reasons! {
     GRACE grace,
     /// Malformed, or with IP options or extension headers: left to the local stack.
     ODD odd,
+    /// A decision that whoever traces was not told of: the ring buffer was full. Counted beside what it was.
+    UNTOLD untold,
     /// A map or a helper refused: left to the local stack.
     ERRORS errors,
 }
@@ -611,7 +613,7 @@ map_type! {
     Peer: 72,
     Mac: 8,
     PeerLoad: 24,
-    Counters: 208,
+    Counters: 216,
     PeerCounters: 16,
     Event: 64,
 }

@@ -32,9 +32,9 @@ pub fn count_peer(index: u32, counter: impl FnOnce(&mut PeerCounters) -> &mut u6
 /// Tells whoever listens of a decision.
 #[inline(always)]
 pub fn tell(now: u64, flow: &FlowKey, service: u32, reason: Reason, peer: u32, load: u32) {
-    // Where nobody listens fast enough, the ring buffer's reader sees that some are missing.
     let Some(mut record) = EVENTS.reserve(0) else {
-        return;
+        // Nobody listens fast enough.
+        return count(service + 1, Reason::UNTOLD);
     };
     let event = record.as_mut_ptr();
     // SAFETY: the record is as long as an event; each field is written where it is, since the stack is short.

@@ -46,8 +46,9 @@ pub fn carry_out(passage: &Passage, verdict: Verdict) -> Fate {
             local(passage, reason)
         }
         Verdict::Admit(reason) => {
-            add(passage, |connections| &raw mut connections.arrived);
+            // First, since the load it tells of is the one that was decided by.
             tell_of(passage, reason, KEPT);
+            add(passage, |connections| &raw mut connections.arrived);
             local(passage, reason)
         }
         Verdict::Drop(reason) => {

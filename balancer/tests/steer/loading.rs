@@ -127,7 +127,7 @@ fn bpftool_prints_every_field() {
             "not_ours local guest kept_below_level kept_no_candidate kept_for_peer kept_by_affinity kept_repeated \
              steered_new steered_not_ready steered_by_affinity steered_repeated steered steered_fragment steered_error \
              fallen_back not_steered_twice hop_limit too_big decapsulated tunnel_spoofed tunnel_refused not_exposed grace \
-             odd errors",
+             odd untold errors",
         ),
         ("PEER_COUNTERS", "flows packets"),
     ];

@@ -20,5 +20,6 @@ mod server;
 mod sockets;
 mod sorts;
 mod table;
+mod trace;
 mod tunnel;
 mod udp;
