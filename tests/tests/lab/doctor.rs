@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use balancer_tests::{Ended, Host, Lab, Server, WITHOUT_CPU};
+use balancer_tests::{Ended, Lab, Server, WITHOUT_CPU};
 use serde_json::Value;
 
 use crate::host::similar;
