@@ -46,11 +46,11 @@ fn peers_on_both_links(mode: &str) {
     }
     for (link, address) in [(1, [10, 77, 0, 101]), (2, [10, 78, 0, 101])] {
         let load = Held::open(&lab.client, address, 14, 6);
-        let more = Held::open(&lab.client, address, 24, 3);
+        let rest = Held::open(&lab.client, address, 24, 3);
         for peer in ["web2", "web3"] {
-            assert!(more.served_by(peer) > 0, "link {link}: {peer} has none");
+            assert!(rest.served_by(peer) > 0, "link {link}: {peer} has none");
         }
-        more.finish();
+        rest.finish();
         load.finish();
         until("web1 is idle again", Duration::from_secs(5), || {
             lab.server(1).connections() == 0
