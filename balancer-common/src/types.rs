@@ -537,7 +537,7 @@ reasons! {
     FALLEN_BACK fallen_back,
     /// Frame of a peer's that would have been steered again: left to the local stack.
     NOT_STEERED_TWICE not_steered_twice,
-    /// Would have been steered, but its hop limit is used up: left to the local stack.
+    /// Would have been steered, but its hop limit is used up: a new flow is kept, a packet of another one is dropped.
     HOP_LIMIT hop_limit,
     /// Too big for the tunnel to the flow's peer: its sender is told so (RFC 1191, RFC 8201).
     TOO_BIG too_big,

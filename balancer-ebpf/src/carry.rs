@@ -79,8 +79,10 @@ fn local(passage: &Passage, reason: Reason) -> Fate {
 #[inline(always)]
 fn forward(passage: &Passage, reason: Reason, index: u32) -> Fate {
     let packet = &passage.packet;
+    // The local stack would reset a flow that it doesn't know.
     if packet.hops <= 1 {
-        return local(passage, Reason::HOP_LIMIT);
+        count(passage.entry, Reason::HOP_LIMIT);
+        return Fate::Drop;
     }
     let Some(peer) = living_peer(index) else {
         return local(passage, Reason::ERRORS);

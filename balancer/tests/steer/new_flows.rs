@@ -180,7 +180,7 @@ fn a_tagged_frame_stays_in_its_vlan() {
 
 /// It would come to its end on the way.
 #[test]
-fn a_packet_that_came_too_far_stays() {
+fn a_packet_that_came_too_far_goes_no_further() {
     let Some(mut server) = Server::new() else {
         return;
     };
@@ -195,9 +195,9 @@ fn a_packet_that_came_too_far_stays() {
             ..first.numbered(1)
         };
         server.steers(&two, 0, "steered_new");
-        server.passes(&Segment { hops: 1, ..two }.frame(), Some(WWW), "hop_limit");
+        server.drops(&Segment { hops: 1, ..two }.frame(), Some(WWW), "hop_limit");
         server.steers(&two.second(), 0, "steered");
-        server.passes(
+        server.drops(
             &Segment { hops: 1, ..two }.second().frame(),
             Some(WWW),
             "hop_limit",
