@@ -13,7 +13,7 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_PASS};
 use aya_ebpf::btf_maps::{Array, ProgramArray};
-use aya_ebpf::helpers::bpf_xdp_adjust_head;
+use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use balancer_common::bench::Variation;
@@ -51,7 +51,9 @@ pub fn empty(_: XdpContext) -> u32 {
 /// those of the first packet, and nobody checks them.
 #[inline(always)]
 fn remake(ctx: &XdpContext, variation: &mut Variation) -> Option<()> {
-    let surplus = (ctx.data_end() - ctx.data()) as i32 - variation.size as i32;
+    // SAFETY: a plain helper call.
+    let size = unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) };
+    let surplus = size as i32 - variation.size as i32;
     if surplus != 0 {
         // SAFETY: the context is the program's own; pointers into the packet are made after this.
         let failed = unsafe { bpf_xdp_adjust_head(ctx.as_ptr().cast(), surplus) };

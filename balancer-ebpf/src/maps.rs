@@ -40,7 +40,7 @@ pub static CONNECTIONS: Array<Connections, SERVICE_SLOTS> = Array::new();
 
 /// See `memory.rs`. Mappable, so that a set is a cache line: the kernel begins such a map on a page. The daemon sets its size.
 #[btf_map]
-pub static HALF_OPEN: Array<HalfOpenSet, 16_384, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub static HALF_OPEN: Array<HalfOpenSet, 65_536, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Where clients' last flows went, for services with affinity.
 #[btf_map]

@@ -17,8 +17,7 @@ use crate::server::{PEER_ADDRESS, PEER_ADDRESS_V6, Server, WWW};
 
 /// Packets of a case in each round.
 const REPEAT: u32 = 262_144;
-/// Flows that can be half open at a time without a loss: `HALF_OPEN` holds 65,536, but what is evicted is not always what is
-/// oldest.
+/// Flows that can be half open at a time without a loss: `HALF_OPEN` holds 262,144, four to a set, and a fifth evicts one.
 const PORTION: u32 = 4_096;
 /// Entries of FLOWS.
 const FULL: u32 = 1_048_576;
@@ -161,8 +160,8 @@ impl Bench {
     /// Fills each server's `HALF_OPEN`, and FLOWS of the one that has a full one.
     fn fill(&mut self) -> Result<()> {
         for (others, history, client, mask, flows) in [
-            (Others::None, &[FIRST][..], NEW, u32::MAX, 32 * PORTION),
-            (Others::Full, &[FIRST], NEW, u32::MAX, 32 * PORTION),
+            (Others::None, &[FIRST][..], NEW, u32::MAX, 128 * PORTION),
+            (Others::Full, &[FIRST], NEW, u32::MAX, 128 * PORTION),
             (Others::Full, &[FIRST, SECOND], OLD, FULL - 1, FULL),
         ] {
             self.server(others).set_own_load(OVERLOADED);

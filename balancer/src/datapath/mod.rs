@@ -63,7 +63,7 @@ impl Default for Tables {
     fn default() -> Self {
         Self {
             flows: 1_048_576,
-            half_open: 65_536,
+            half_open: 262_144,
         }
     }
 }
