@@ -18,9 +18,6 @@ impl Level {
     /// 100 %.
     pub const FULL: Self = Self(10_000);
 
-    /// 50 %.
-    pub const HALF: Self = Self(5_000);
-
     /// 0 %.
     pub const NONE: Self = Self(0);
 

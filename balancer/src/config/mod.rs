@@ -97,14 +97,12 @@ pub struct Load {
 }
 
 impl Default for Load {
-    /// Half of the run queue: with one CPU and requests that come at random, half of its length exceeds the CPU time in use
-    /// above 50 % only, and with more CPUs later. Above 100 % it tells how much is asked for.
-    ///
-    /// Waiting for a CPU is part of the run queue; waiting for disks, as by a backup, need not touch the services.
+    /// Nothing that a neighbour on the same machine could drive beyond 100 %: a server would take itself for overloaded
+    /// whatever its services do, and its peers, too. Waiting for disks, as by a backup, need not touch the services.
     fn default() -> Self {
         Self {
             cpu: Level::FULL,
-            run_queue: Level::HALF,
+            run_queue: Level::NONE,
             cpu_pressure: Level::NONE,
             memory_pressure: Level::FULL,
             io_pressure: Level::NONE,

@@ -9,7 +9,9 @@ use balancer_tests::{Connection, Held, Lab, Server, WITHOUT_CPU, until};
 /// So many connections at once overload a server with a capacity of 20, and leave its peers with next to nothing.
 const OVERLOAD: usize = 14;
 
-const WITH_CPU: &str = "[[service]]\nname = \"www\"\nports = [\"80/tcp\"]\ncapacity = 20\n";
+/// The labs' servers share one machine, which may be busy: at its full weight, its CPU could make them all overloaded alike.
+const WITH_CPU: &str =
+    "[load]\ncpu = \"50%\"\n\n[[service]]\nname = \"www\"\nports = [\"80/tcp\"]\ncapacity = 20\n";
 
 #[test]
 fn forty_connections_are_shared_in_native_mode() {
