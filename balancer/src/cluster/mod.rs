@@ -241,12 +241,16 @@ impl Cluster {
             Message::Report(report) => {
                 let (id, timing) = (report.server, self.timing);
                 let able = self.takeover.is_able(now);
+                let before = self.membership.peer(id).map(|peer| peer.status);
                 self.membership
                     .handle_report(now, from, *report, name, timing, &mut self.out)?;
                 let sight = sight(&self.reporter, &self.membership, able);
                 if let Some(peer) = self.membership.peer(id) {
                     self.takeover
                         .handle_report(now, &peer.report, &sight, timing, &mut self.out);
+                }
+                if before.is_some_and(|before| before != Status::Online) {
+                    self.takeover.come_together(now, timing, &mut self.out);
                 }
                 self.settle(now);
                 Ok(())

@@ -176,6 +176,17 @@ impl Takeover {
         self.forget_unsaid(now, report, out);
     }
 
+    /// A server that was out of sight is back, or this one is: a caretaker may have come and gone meanwhile, unheard, and
+    /// the link may think of it still.
+    pub fn come_together(&mut self, now: Timestamp, timing: Timing, out: &mut Outbox) {
+        let me = self.me;
+        for identity in self.identities.values_mut() {
+            if identity.is_held_by(me) && identity.home == me {
+                defend(now, identity, timing, out);
+            }
+        }
+    }
+
     /// Somebody says that it holds an identity.
     fn handle_claim(
         &mut self,
