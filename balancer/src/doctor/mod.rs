@@ -124,7 +124,8 @@ pub async fn examine(options: &Options) -> Vec<Finding> {
                 let addressed = link.ethernet && link.up && link.controller.is_none();
                 addressed && !names.contains(&link.name)
             });
-            let others = sysctl::others(others.map(|link| link.name.as_str()));
+            let others = others.map(|link| link.name.as_str());
+            let others = sysctl::others(others, !attached.is_empty());
             findings.extend(about("host", vec![others]));
             for name in &names {
                 let plan = Plan {

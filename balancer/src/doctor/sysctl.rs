@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::Finding;
+use crate::datapath::host::ArpIgnore;
 
 /// Examines the settings for the interface `name`, of which `count` are examined.
 pub fn examine(name: &str, count: usize) -> Vec<Finding> {
@@ -19,26 +20,29 @@ pub fn examine(name: &str, count: usize) -> Vec<Finding> {
     findings
 }
 
-/// Examines the interfaces that balancer isn't attached to, of those called `names`. Peers' addresses are on `lo`, and by
-/// default Linux answers for these wherever it is asked; `attach` sees to its own interfaces alone.
-pub fn others<'a>(names: impl Iterator<Item = &'a str>) -> Finding {
-    let all = number("ipv4", "all", "arp_ignore");
+/// Examines the interfaces that balancer isn't attached to, of those called `names`. `attach` has seen to those that were
+/// there then.
+pub fn others<'a>(names: impl Iterator<Item = &'a str>, attached: bool) -> Finding {
     let answering: Vec<_> = names
-        .filter(|name| all.max(number("ipv4", name, "arp_ignore")) == Some(0))
+        .filter_map(|name| Some((name, ArpIgnore::needed(name)?)))
         .collect();
-    if answering.is_empty() {
+    let Some((_, ArpIgnore { whose, value })) = answering.first() else {
+        return Finding::ok("other links", "ARP tells nothing of peers' addresses there");
+    };
+    let names: Vec<_> = answering.iter().map(|(name, _)| *name).collect();
+    let names = names.join(", ");
+    if !attached {
         return Finding::ok(
             "other links",
-            "none where ARP would answer for peers' addresses",
+            format!("{names}: `attach` keeps ARP there from telling of peers' addresses"),
         );
     }
     Finding::warn(
         "other links",
         format!(
-            "{}: balancer isn't to be attached there, so ARP answers for peers' addresses, and clients there go astray",
-            answering.join(", ")
+            "{names}: ARP answers for peers' addresses there, and clients on that link go astray"
         ),
-        "sysctl -w net.ipv4.conf.all.arp_ignore=1",
+        format!("sysctl -w net.ipv4.conf.{whose}.arp_ignore={value}"),
     )
 }
 

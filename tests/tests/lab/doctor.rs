@@ -144,17 +144,30 @@ fn offloads_and_sysctls() {
     cured(server, &["eth0"], "eth0", "ARP", "warn");
     cured(server, &["eth0", "lo"], "eth0", "rp_filter", "warn");
 
-    server
-        .host
-        .shell("ip link add other type veth peer name end; ip link set other up");
-    cured(server, &["eth0"], "host", "other links", "warn");
-
     let vlan = "link add link eth0 name eth0.7 type vlan id 7";
     if !succeeds(server, "ip", vlan) {
         eprintln!("skipped: this kernel has no VLAN interfaces");
         return;
     }
     cured(server, &["eth0"], "eth0", "VLAN tags", "warn");
+}
+
+#[test]
+fn a_link_that_comes_after_attach() {
+    let Some(mut lab) = Lab::new(1) else { return };
+    let add = "ip link add other type veth peer name end; ip link set other up";
+    let server = lab.server_mut(1);
+    server.host.shell(add);
+    let found = |server: &Server| Findings::of(server, &["eth0"]).found("host", "other links");
+    let before = found(server);
+    assert!(before.starts_with("other: `attach` keeps"), "{before}");
+    server.attach(&[]);
+    let attached = found(server);
+    assert!(attached.starts_with("ARP tells nothing"), "{attached}");
+    server
+        .host
+        .shell(&add.replace("other", "later").replace("end", "far"));
+    cured(server, &["eth0"], "host", "other links", "warn");
 }
 
 #[test]

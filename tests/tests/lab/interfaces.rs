@@ -1,8 +1,13 @@
-//! One balancer on two links: a flow that comes in by one goes to a peer on the other.
+//! Servers on two links: a flow that comes in by one goes to a peer on the other, and a link that balancer isn't attached to
+//! hears nothing of it.
 
+use std::net::{Ipv4Addr, UdpSocket};
+use std::thread;
 use std::time::Duration;
 
-use balancer_tests::{Held, Host, Lab, WITHOUT_CPU, until};
+use balancer_tests::{Held, Host, Lab, Signal, WITHOUT_CPU, until};
+
+const ASKS: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 
 #[test]
 fn peers_on_both_links_in_native_mode() {
@@ -16,10 +21,7 @@ fn peers_on_both_links_in_generic_mode() {
 
 fn peers_on_both_links(mode: &str) {
     let Some(mut lab) = Lab::new(3) else { return };
-    lab.switch.shell(
-        "ip link add bridge2 type bridge stp_state 0 mcast_snooping 0; ip link set bridge2 up",
-    );
-    plug(&lab.switch, &lab.client, "10.78.0.1");
+    second_link(&lab);
     // The first is on both links, of the others each is on one, and the client may be on the other.
     plug(&lab.switch, &lab.server(1).host, "10.78.0.101");
     let second = &lab.server(2).host;
@@ -56,6 +58,79 @@ fn peers_on_both_links(mode: &str) {
             lab.server(1).connections() == 0
         });
     }
+}
+
+#[test]
+fn other_links_are_told_nothing() {
+    let Some(mut lab) = Lab::new(2) else { return };
+    second_link(&lab);
+    let foreign = lab.server(2).address();
+    plug(&lab.switch, &lab.server(1).host, "10.78.0.101");
+    for route_localnet in [false, true] {
+        let set = format!(
+            "sysctl -qw net.ipv4.conf.all.route_localnet={}",
+            u8::from(route_localnet)
+        );
+        lab.server(1).host.shell(&set);
+        lab.start(WITHOUT_CPU, "generic");
+        let server = &lab.server(1).host;
+        until(
+            "it takes flows for its peer",
+            Duration::from_secs(5),
+            || server.network().contains("10.77.0.102/32"),
+        );
+        assert!(answered(&lab.client, [10, 78, 0, 101].into()));
+        assert!(
+            !answered(&lab.client, foreign),
+            "route_localnet {route_localnet}"
+        );
+        // Where possible, it goes on to answer for its own address on the first link.
+        assert_eq!(answered(&lab.client, server.address()), !route_localnet);
+
+        // An answer to a client there: who asks for it by ARP says who he is.
+        lab.client.shell("ip neighbour flush dev eth1");
+        server.shell("ip neighbour flush dev eth1");
+        send(server, foreign, ASKS);
+        assert!(knows(server, ASKS));
+        assert!(
+            !knows(&lab.client, foreign),
+            "route_localnet {route_localnet}"
+        );
+        for number in [1, 2] {
+            lab.server_mut(number).end_balancer(Signal::SIGTERM);
+        }
+    }
+}
+
+/// Whether somebody on the second link answers for `address`.
+fn answered(client: &Host, address: Ipv4Addr) -> bool {
+    client.shell(&format!(
+        "ip neighbour flush dev eth1; ip route replace {address}/32 dev eth1"
+    ));
+    send(client, ASKS, address);
+    knows(client, address)
+}
+
+/// Sends a datagram that nobody waits for, and gives ARP a moment.
+fn send(host: &Host, from: Ipv4Addr, to: Ipv4Addr) {
+    host.enter(|| {
+        let socket = UdpSocket::bind((from, 0)).unwrap();
+        socket.send_to(&[], (to, 9)).unwrap();
+    });
+    thread::sleep(Duration::from_millis(300));
+}
+
+/// Whether the host has an Ethernet address for `address` on the second link.
+fn knows(host: &Host, address: Ipv4Addr) -> bool {
+    let known = format!("ip neighbour show {address} dev eth1");
+    host.shell(&known).contains("lladdr")
+}
+
+fn second_link(lab: &Lab) {
+    lab.switch.shell(
+        "ip link add bridge2 type bridge stp_state 0 mcast_snooping 0; ip link set bridge2 up",
+    );
+    plug(&lab.switch, &lab.client, "10.78.0.1");
 }
 
 /// Makes `eth1` of a host, on the second link.

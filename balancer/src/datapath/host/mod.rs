@@ -2,7 +2,8 @@
 //!
 //! Every server has the identities of its peers ('foreign' addresses) on `lo`, so that a steered packet is delivered
 //! here. That alone would keep this server's own traffic for a peer at home, too, so rules send what is made here out by
-//! table `main`, before table `local` is asked, and let it fail where that knows no way. And ARP must not answer for addresses on `lo`.
+//! table `main`, before table `local` is asked, and let it fail where that knows no way. And ARP must not answer for addresses
+//! on `lo`, on whatever link.
 //!
 //! Nothing of it may outlive balancer: each change is in an undo journal before it is made, and [`Host::restore`] undoes
 //! them all, in this process or in one that comes after a crash.
@@ -18,6 +19,7 @@ mod lock;
 mod model;
 pub mod ndp;
 mod netlink;
+mod other_links;
 mod question;
 mod route;
 mod rules;
@@ -26,7 +28,7 @@ pub mod watch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use ipnet::IpNet;
@@ -35,6 +37,7 @@ use nix::net::if_::if_indextoname;
 pub use self::{
     change::Change,
     kernel::{Family, Rule},
+    other_links::ArpIgnore,
     route::Route,
 };
 use self::{journal::Journal, kernel::Kernel as _, netlink::Netlink};
@@ -70,7 +73,7 @@ impl Host {
     }
 
     /// Makes `interfaces` answer and ask by ARP for their own addresses alone, never for those on `lo`, and their IPv6
-    /// traffic start from their own addresses.
+    /// traffic start from their own addresses. The other links of this host don't tell of peers' addresses either.
     pub async fn accept_steered(&mut self, interfaces: &[String]) -> anyhow::Result<()> {
         for interface in interfaces {
             // The first value is ours; others that follow are at least as strict, and are left.
@@ -84,7 +87,21 @@ impl Host {
                 self.set_sysctl("ipv6", interface, "use_oif_addrs_only", &["1"])?;
             }
         }
+        for link in other_links::names(self.kernel.handle(), interfaces).await? {
+            match self.tell_nothing(&link) {
+                // It has gone meanwhile, or has no IPv4.
+                Err(_) if !sysctl("ipv4", &link, "arp_ignore").exists() => {}
+                done => done?,
+            }
+        }
         Ok(())
+    }
+
+    fn tell_nothing(&mut self, link: &str) -> anyhow::Result<()> {
+        if let Some(ArpIgnore { whose, value }) = ArpIgnore::needed(link) {
+            self.set_sysctl("ipv4", &whose, "arp_ignore", &[value])?;
+        }
+        self.set_sysctl("ipv4", link, "arp_announce", &["2"])
     }
 
     /// Makes `wanted`, addresses of peers, the set of foreign addresses. Only after [`Host::accept_steered`], or ARP would
@@ -206,13 +223,17 @@ impl Host {
         name: &str,
         sufficient: &[&str],
     ) -> anyhow::Result<()> {
-        let path = Path::new("/proc/sys/net")
-            .join(protocol)
-            .join("conf")
-            .join(interface)
-            .join(name);
+        let path = sysctl(protocol, interface, name);
         change::set_sysctl(&mut self.journal, &path, sufficient)
     }
+}
+
+fn sysctl(protocol: &str, interface: &str, name: &str) -> PathBuf {
+    Path::new("/proc/sys/net")
+        .join(protocol)
+        .join("conf")
+        .join(interface)
+        .join(name)
 }
 
 fn interface_name(index: u32) -> String {
