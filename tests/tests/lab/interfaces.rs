@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use balancer_tests::{Held, Host, Lab, Signal, WITHOUT_CPU, until};
 
+use crate::host::similar;
+
+/// The client on the second link.
 const ASKS: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 
 #[test]
@@ -72,6 +75,7 @@ fn other_links_are_told_nothing() {
             u8::from(route_localnet)
         );
         lab.server(1).host.shell(&set);
+        let before = lab.server(1).dump();
         lab.start(WITHOUT_CPU, "generic");
         let server = &lab.server(1).host;
         until(
@@ -99,6 +103,7 @@ fn other_links_are_told_nothing() {
         for number in [1, 2] {
             lab.server_mut(number).end_balancer(Signal::SIGTERM);
         }
+        similar(&lab.server(1).dump(), &before);
     }
 }
 
