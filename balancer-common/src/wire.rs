@@ -347,7 +347,7 @@ impl<'a, F: Frame> Headers<'a, F> {
             return Err(Odd::Truncated);
         }
         // It would pass for a flow over IPv4, and Linux drops it (ip6_rcv_core).
-        if is_mapped(ip.u64::<8>(), ip.u32::<16>()) || is_mapped(ip.u64::<24>(), ip.u32::<32>()) {
+        if has_mapped(&ip) {
             return Err(Odd::BadHeader);
         }
         let hops = ip.u8::<7>();
@@ -566,6 +566,9 @@ impl<'a, F: Frame> Rest<'a, F> {
             return Err(Odd::BadHeader);
         }
         let ip = self.frame.header::<IPV6_LEN>(at).ok_or(Odd::Truncated)?;
+        if ip.u8::<0>() >> 4 != 6 || has_mapped(&ip) {
+            return Err(Odd::BadHeader);
+        }
         let protocol = ip.u8::<6>();
         Ok((Ip::V6(ip), protocol, at + IPV6_LEN))
     }
@@ -610,6 +613,12 @@ fn is_extension(next: u8) -> bool {
             | HOST_IDENTITY
             | SHIM6
     )
+}
+
+/// Whether an IPv6 header has an address that stands for an IPv4 one.
+#[inline(always)]
+fn has_mapped(ip: &impl Header) -> bool {
+    is_mapped(ip.u64::<8>(), ip.u32::<16>()) || is_mapped(ip.u64::<24>(), ip.u32::<32>())
 }
 
 /// Whether an address that begins with these 12 octets stands for an IPv4 address (RFC 4291 section 2.5.5.2).

@@ -19,6 +19,12 @@ enum Task {
     Build,
     /// Simulate clusters whose reports are out of date, with the decision that the XDP program runs
     Simulate(simulate::Arguments),
+    /// Give the packet parser frames that are mutated in all ways, and compare it with a plain reader of the same rule
+    Fuzz {
+        /// How many
+        #[arg(long, default_value_t = 10_000_000)]
+        frames: u64,
+    },
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
@@ -40,6 +46,7 @@ fn main() -> Result<()> {
     match Task::parse() {
         Task::Build => build(),
         Task::Simulate(arguments) => simulate::run(&arguments),
+        Task::Fuzz { frames } => fuzz(frames),
         Task::Bench(Bench::Packet) => bench_packet(),
         Task::Bench(Bench::Balance { arguments }) => bench_balance(&arguments),
     }
@@ -65,6 +72,20 @@ fn build() -> Result<()> {
             format!("{} KiB", size.div_ceil(1024)),
             path.display()
         );
+    }
+    Ok(())
+}
+
+/// Not as a release: what overflows is to be seen.
+fn fuzz(frames: u64) -> Result<()> {
+    let status = cargo()?
+        .args(["test", "--quiet", "--package=balancer-common"])
+        .args(["--test=fuzz", "--", "--nocapture"])
+        .env("BALANCER_FUZZ_FRAMES", frames.to_string())
+        .status()
+        .context("cargo didn't start")?;
+    if !status.success() {
+        bail!("the parser is wrong about the frame above");
     }
     Ok(())
 }

@@ -1,11 +1,14 @@
-//! Frames as bytes, well-formed and not; then frames of all sorts.
+//! Frames as bytes, well-formed and not: of TCP here, of all else in modules of their own. Frames of all sorts are in
+//! tests/fuzz.
+
+mod errors;
+mod fragments;
+mod hidden;
+mod udp;
 
 use core::net::IpAddr;
 
-use proptest::prelude::*;
-
 use super::*;
-use crate::types::FAMILY_V4;
 
 /// A SYN of Linux from 10.0.0.9:40000 to 10.0.0.101:80.
 #[rustfmt::skip]
@@ -329,38 +332,6 @@ fn the_tcp_header_has_its_fixed_part_and_fits_the_packet() {
 }
 
 #[test]
-fn fragments_are_known_by_their_id() {
-    let id = 0x1c46;
-    for (what, offset, later) in [
-        ("first", [0x20, 0x00], false),
-        ("first, with don't fragment", [0x60, 0x00], false),
-        ("later", [0x20, 0xb9], true),
-        ("last", [0x00, 0xb9], true),
-        ("farthest", [0x1f, 0xff], true),
-    ] {
-        let frame = syn_with(&[(IP + 6, offset[0]), (IP + 7, offset[1])]);
-        let packet = parse(&frame).unwrap().unwrap();
-        let of_all = FlowKey {
-            protocol: u32::from(TCP) | FRAGMENTS,
-            ..flow(0, id)
-        };
-        if later {
-            assert_eq!(packet.kind, Kind::Fragment, "{what}");
-            assert_eq!(packet.flow, of_all, "{what}");
-        } else {
-            assert_eq!(packet.flow, flow(40_000, 80), "{what}");
-            assert_eq!(packet.fragments(), of_all, "{what}");
-        }
-        assert_eq!(packet.fragmented, !later, "{what}");
-    }
-    // The reserved bit and don't fragment are no offset.
-    for flags in [0x00, 0x40, 0x80, 0xc0] {
-        let frame = syn_with(&[(IP + 6, flags)]);
-        assert!(parse(&frame).unwrap().is_some(), "flags {flags:#x}");
-    }
-}
-
-#[test]
 fn a_syn_cut_anywhere_is_truncated() {
     for len in 0..SYN_FRAME.len() {
         assert_eq!(
@@ -383,107 +354,4 @@ fn the_source_mac_is_the_second_address() {
         destination_mac(&frame),
         Some(Mac::new([0, 1, 2, 3, 4, 5]).number())
     );
-}
-
-/// The headers of a packet, as far as it tells, each field put where RFC 791, RFC 8200 and RFC 9293 have it.
-fn emit(packet: &Packet) -> Vec<u8> {
-    let FlowKey {
-        client,
-        identity,
-        client_port,
-        port,
-        protocol,
-    } = packet.flow;
-    let (ether_type, ip) = if client.family() == FAMILY_V4 {
-        let header = [0x45, 0, 0, 40, 0, 0, 0, 0, 0, protocol as u8, 0, 0];
-        let addresses = [&client.octets[12..], &identity.octets[12..]].concat();
-        (IPV4, [&header[..], &addresses].concat())
-    } else {
-        let header = [0x60, 0, 0, 0, 0, 20, protocol as u8, 0];
-        let addresses = [client.octets, identity.octets].concat();
-        (IPV6, [&header[..], &addresses].concat())
-    };
-    let mut tcp = [client_port.to_be_bytes(), port.to_be_bytes()].concat();
-    tcp.extend([0; 8]);
-    tcp.extend([0x50, packet.flags, 0, 0, 0, 0, 0, 0]);
-    [&[0; 12][..], &ether_type.to_be_bytes(), &ip, &tcp].concat()
-}
-
-/// What [`emit`] writes of a frame without tags: `EtherType`, protocol, addresses, ports, flags.
-fn fields(frame: &[u8]) -> [&[u8]; 5] {
-    let (protocol, addresses, tcp) = if frame[12..14] == IPV4.to_be_bytes() {
-        (9, 12..20, 20)
-    } else {
-        (6, 8..40, 40)
-    };
-    let ip = &frame[IP..];
-    [
-        &frame[12..14],
-        &ip[protocol..=protocol],
-        &ip[addresses],
-        &ip[tcp..tcp + 4],
-        &ip[tcp + 13..=tcp + 13],
-    ]
-}
-
-/// The frame without its VLAN tags.
-fn untagged(frame: &[u8]) -> Vec<u8> {
-    let is_tag =
-        |tag: &[u8]| tag[..2] == VLAN.to_be_bytes() || tag[..2] == PROVIDER_VLAN.to_be_bytes();
-    let tags = frame[12..].chunks(4).take_while(|tag| is_tag(tag)).count();
-    [&frame[..12], &frame[12 + 4 * tags..]].concat()
-}
-
-/// Garbage, garbage after the Ethernet header, and real frames with some bytes changed, cut or with more behind them.
-fn any_frame() -> impl Strategy<Value = Vec<u8>> {
-    let garbage = || prop::collection::vec(any::<u8>(), 0..120);
-    let real = prop::sample::select(vec![
-        SYN_FRAME.to_vec(),
-        FIN_FRAME.to_vec(),
-        V6_FRAME.to_vec(),
-        tagged(&SYN_FRAME, &[[0x81, 0, 0, 10]]),
-        tagged(&V6_FRAME, &[[0x88, 0xa8, 0, 20], [0x81, 0, 0, 10]]),
-    ]);
-    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
-    let mutated =
-        (real, changes, garbage(), 0..150_usize).prop_map(|(mut frame, changes, mut tail, len)| {
-            for (at, byte) in changes {
-                let at = at.index(frame.len());
-                frame[at] = byte;
-            }
-            frame.append(&mut tail);
-            frame.truncate(len);
-            frame
-        });
-    prop_oneof![
-        1 => garbage(),
-        1 => garbage().prop_map(|tail| [&SYN_FRAME[..IP], &tail].concat()),
-        1 => garbage().prop_map(|tail| [&SYN_FRAME[..IP + 2], &[0, 40], &tail].concat()),
-        5 => mutated,
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_frame_is_read_as_it_is_or_refused(frame in any_frame()) {
-        let mac = (frame.len() >= ETHERNET_LEN).then(|| frame[6..12].try_into().unwrap());
-        prop_assert_eq!(source(&frame), mac);
-        if let Ok(Some(packet)) = parse(&frame)
-            && packet.kind == Kind::Tcp
-            && !packet.fragmented
-        {
-            let emitted = emit(&packet);
-            let plain = untagged(&frame);
-            prop_assert_eq!(fields(&plain), fields(&emitted));
-            let again = parse(&emitted).unwrap().unwrap();
-            prop_assert_eq!((again.flow, again.flags), (packet.flow, packet.flags));
-        }
-    }
-
-    #[test]
-    fn bytes_after_the_packet_change_nothing(tail in prop::collection::vec(any::<u8>(), 0..60)) {
-        prop_assert_eq!(parse(&[&SYN_FRAME[..], &tail].concat()), parse(&SYN_FRAME));
-    }
 }

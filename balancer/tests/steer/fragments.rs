@@ -2,12 +2,10 @@
 
 use balancer_common::types::PEER_DEAD;
 
-use crate::frame::{DATAGRAM, DATAGRAM_V6, FIRST, Segment, TAG, Transport, ipv4, ipv6, mend_ipv4};
+use crate::frame::{DATAGRAM, DATAGRAM_V6, FIRST, Segment, TAG, mend_ipv4};
+use crate::kinds::{atomic, fragments, long};
 use crate::outcome::Action;
 use crate::server::{Server, WWW, mac_of};
-
-const UDP: u8 = 17;
-const FRAGMENT: u8 = 44;
 
 #[test]
 fn later_fragments_follow_the_first() {
@@ -89,7 +87,7 @@ fn an_atomic_fragment_is_a_packet() {
     let Some(mut server) = overloaded() else {
         return;
     };
-    let frame = v6_fragment(&DATAGRAM_V6, 7, 0, 0, usize::MAX);
+    let frame = atomic(&DATAGRAM_V6);
     goes(&mut server, &frame, Some(WWW), "steered_new");
     goes(&mut server, &DATAGRAM_V6.frame(), Some(WWW), "steered");
 }
@@ -110,58 +108,4 @@ fn overloaded() -> Option<Server> {
     server.add_peer(0);
     server.set_own_load(9_000);
     Some(server)
-}
-
-fn long(datagram: Segment) -> Segment {
-    Segment {
-        transport: Transport::Udp(4_000),
-        ..datagram
-    }
-}
-
-/// The datagram in three fragments.
-fn fragments(datagram: &Segment, id: u16) -> [Vec<u8>; 3] {
-    let parts = [(0, 1_400), (1_400, 2_800), (2_800, usize::MAX)];
-    parts.map(|(start, end)| match datagram.from.ip() {
-        std::net::IpAddr::V4(_) => v4_fragment(datagram, id, start, end),
-        std::net::IpAddr::V6(_) => {
-            let more = u16::from(end != usize::MAX);
-            v6_fragment(datagram, id.into(), start, more, end)
-        }
-    })
-}
-
-fn v4_fragment(datagram: &Segment, id: u16, start: usize, end: usize) -> Vec<u8> {
-    let (std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) =
-        (datagram.from.ip(), datagram.to.ip())
-    else {
-        panic!("{datagram:?}");
-    };
-    let ethernet = 14 + datagram.tags.len();
-    let whole = datagram.frame();
-    let payload = &whole[ethernet + 20..];
-    let part = &payload[start..end.min(payload.len())];
-    let mut packet = ipv4(from, to, UDP, datagram.hops, part);
-    packet[4..6].copy_from_slice(&id.to_be_bytes());
-    let more = u16::from(end < payload.len()) << 13;
-    packet[6..8].copy_from_slice(&(more | (start / 8) as u16).to_be_bytes());
-    mend_ipv4(&mut packet);
-    [&whole[..ethernet], &packet].concat()
-}
-
-fn v6_fragment(datagram: &Segment, id: u32, start: usize, more: u16, end: usize) -> Vec<u8> {
-    let (std::net::IpAddr::V6(from), std::net::IpAddr::V6(to)) =
-        (datagram.from.ip(), datagram.to.ip())
-    else {
-        panic!("{datagram:?}");
-    };
-    let ethernet = 14 + datagram.tags.len();
-    let whole = datagram.frame();
-    let payload = &whole[ethernet + 40..];
-    let mut part = vec![UDP, 0];
-    part.extend((start as u16 | more).to_be_bytes());
-    part.extend(id.to_be_bytes());
-    part.extend(&payload[start..end.min(payload.len())]);
-    let packet = ipv6(from, to, FRAGMENT, datagram.hops, &part);
-    [&whole[..ethernet], &packet].concat()
 }

@@ -10,6 +10,7 @@ mod flood;
 mod flows;
 mod fragments;
 mod frame;
+mod kinds;
 mod loading;
 mod new_flows;
 mod outcome;
