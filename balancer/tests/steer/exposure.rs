@@ -79,7 +79,7 @@ fn framed(ether_type: [u8; 2], packet: &[u8]) -> Vec<u8> {
 }
 
 /// An overloaded server with one peer that has assumed both identities, in their grace until then.
-fn server(grace_until_ns: u64) -> Option<Server> {
+pub fn server(grace_until_ns: u64) -> Option<Server> {
     let mut server = Server::new()?;
     server.add_peer(0);
     server.set_own_load(9_000);

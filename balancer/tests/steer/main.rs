@@ -10,11 +10,16 @@ mod flood;
 mod flows;
 mod fragments;
 mod frame;
+#[path = "../../../balancer-common/tests/fuzz/frames.rs"]
+mod frames;
+mod jumbo;
 mod kinds;
 mod loading;
+mod malformed;
 mod new_flows;
 mod outcome;
 mod packets;
+mod parser;
 mod peers;
 mod pins;
 mod server;
