@@ -10,18 +10,21 @@ use crate::{Host, Process};
 /// The name in the certificate of [`Daemon::Tls`], and what [`Daemon::Dns`] has an address for.
 const NAME: &str = "www.example.com";
 
-/// A server program. All listen on 127.0.0.1 only.
+/// Its text, as a DNS server of a lab has it, is the name of the server that answers.
+pub(crate) const WHO: &str = "who.example.com";
+
+/// A server program. It listens on 127.0.0.1 only, if nothing else is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Daemon {
     /// nginx on 443 and 8443, with a certificate for `www.example.com` that the lab's balancers trust.
     Tls,
     /// Exim on 25.
     Smtp,
-    /// vsftpd on 21.
+    /// vsftpd on 21 of all addresses, its data connections on 30000 to 30010. Its one file, `name`, holds the host's.
     Ftp,
     /// Redis on 6379.
     Redis,
-    /// dnsmasq on 53. It knows `www.example.com`.
+    /// dnsmasq on 53 of all addresses. It knows `www.example.com`, and as `who.example.com` its host's name.
     Dns,
 }
 
@@ -42,12 +45,20 @@ impl Daemon {
                 run(Command::new("chown").arg("Debian-exim").arg(dir));
                 ("exim4", vec!["-bdf", "-C"])
             }
-            Self::Ftp => ("vsftpd", vec![]),
+            Self::Ftp => {
+                let files = dir.join("files");
+                fs::create_dir_all(&files).expect("a directory in the lab's");
+                fs::write(files.join("name"), host.label()).expect("a file in the lab's directory");
+                ("vsftpd", vec![])
+            }
             Self::Redis => ("redis-server", vec![]),
             Self::Dns => ("dnsmasq", vec!["--keep-in-foreground", "--conf-file"]),
         };
-        fs::write(&config, self.config(&dir.display().to_string()))
-            .expect("a file in the lab's directory");
+        fs::write(
+            &config,
+            self.config(&dir.display().to_string(), host.label()),
+        )
+        .expect("a file in the lab's directory");
         let mut command = host.command(program);
         match self {
             Self::Dns => command
@@ -58,7 +69,7 @@ impl Daemon {
         Process::start(command, &dir.join("log"))
     }
 
-    fn config(self, dir: &str) -> String {
+    fn config(self, dir: &str, label: &str) -> String {
         match self {
             Self::Tls => format!(
                 "daemon off;
@@ -93,10 +104,14 @@ pid_file_path = {dir}/pid
 "
             ),
             Self::Ftp => format!(
-                "listen=YES
-listen_address=127.0.0.1
+                "listen=NO
+listen_ipv6=YES
 background=NO
 anonymous_enable=YES
+anon_root={dir}/files
+no_anon_password=YES
+pasv_min_port=30000
+pasv_max_port=30010
 secure_chroot_dir={dir}
 "
             ),
@@ -104,11 +119,10 @@ secure_chroot_dir={dir}
             Self::Dns => format!(
                 "no-resolv
 no-hosts
-listen-address=127.0.0.1
-bind-interfaces
 user=root
 pid-file={dir}/pid
 address=/{NAME}/192.0.2.1
+txt-record={WHO},{label}
 "
             ),
         }

@@ -59,10 +59,10 @@ impl Host {
         self.address
     }
 
-    /// Its own IPv6 address. It ends in the same number, as it is written.
+    /// Its own IPv6 address. Subnet and host have the same numbers in it, as it is written.
     pub fn address_v6(&self) -> Ipv6Addr {
-        let [.., number] = self.address.octets();
-        format!("2001:db8:77::{number}")
+        let [_, subnet, _, number] = self.address.octets();
+        format!("2001:db8:{subnet}::{number}")
             .parse()
             .expect("an address")
     }

@@ -14,6 +14,8 @@
 
 mod condition;
 mod daemon;
+mod dns;
+mod echo;
 mod host;
 mod http;
 mod lab;
@@ -23,8 +25,10 @@ mod server;
 
 pub use condition::{until, until_some};
 pub use daemon::Daemon;
+pub use dns::{Resolver, who_by_tcp};
+pub use echo::{Datagrams, Echo};
 pub use host::{Curl, Host};
 pub use http::{Connection, Held, Response};
-pub use lab::{Lab, WITHOUT_CPU};
+pub use lab::{BY_CONNECTIONS, Lab, WITHOUT_CPU};
 pub use process::{Process, Signal};
 pub use server::{Ended, Server};

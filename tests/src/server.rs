@@ -187,7 +187,7 @@ impl Server {
         let what = format!("{} sees {count} peers", self.host.label());
         until(&what, PATIENCE, || {
             let status = self.status();
-            let online = |peer: &&Value| peer["status"] == "online" && !peer["mac"].is_null();
+            let online = |peer: &&Value| peer["status"] == "online" && !peer["way"].is_null();
             let peers = status["peers"].as_array();
             peers.is_some_and(|peers| peers.iter().filter(online).count() == count)
         });

@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::table::{duration, percent, table};
 use super::{Instance, show};
-use crate::control::status::Peer;
+use crate::control::status::{Peer, Way};
 
 /// The other servers
 #[derive(Args)]
@@ -31,6 +31,7 @@ pub fn text(peers: &[Peer]) -> String {
         "peer",
         "status",
         "address",
+        "way",
         "load",
         "last report",
         "flows to it",
@@ -38,7 +39,7 @@ pub fn text(peers: &[Peer]) -> String {
         "identities",
     ];
     let rows: Vec<_> = peers.iter().map(row).collect();
-    table(&head, &rows, &[3, 4, 5, 6])
+    table(&head, &rows, &[4, 5, 6, 7])
 }
 
 fn row(peer: &Peer) -> Vec<String> {
@@ -62,10 +63,18 @@ fn row(peer: &Peer) -> Vec<String> {
             if peer.draining { ", draining" } else { "" }
         ),
         peer.address.to_string(),
+        peer.way.as_ref().map_or("NONE".into(), way),
         loads.join(" / "),
         format!("{} ago", duration(peer.age_ms)),
         peer.flows.to_string(),
         peer.packets.to_string(),
         identities.join(" "),
     ]
+}
+
+fn way(way: &Way) -> String {
+    let kind = way
+        .tunnel
+        .map_or("link".into(), |end| format!("tunnel to {end}"));
+    format!("{kind}, MTU {}", way.mtu)
 }

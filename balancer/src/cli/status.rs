@@ -2,10 +2,13 @@
 
 use anyhow::Result;
 use clap::Args;
+use serde::Serialize;
 
 use super::table::{counters, duration, percent, table};
 use super::{Instance, drain, peers, services, show};
 use crate::control::status::{Holder, Status};
+use crate::datapath::tables::Tables;
+use crate::exchange::clock;
 
 /// This server: load, services, peers, counters
 #[derive(Args)]
@@ -17,9 +20,20 @@ pub struct StatusCommand {
 
 impl StatusCommand {
     pub fn run(&self, instance: &Instance) -> Result<()> {
-        let status = instance.status()?;
-        show(self.json, &status, text)
+        let shown = Shown {
+            status: instance.status()?,
+            tables: Tables::count(&instance.pin_dir, clock::monotonic().0)?,
+        };
+        show(self.json, &shown, text)
     }
+}
+
+/// What the daemon knows, and what is counted for this command alone.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    status: Status,
+    tables: Tables,
 }
 
 /// Changes shown.
@@ -45,7 +59,7 @@ fn holders(holders: &[Holder]) -> String {
     )
 }
 
-fn text(status: &Status) -> String {
+fn text(Shown { status, tables }: &Shown) -> String {
     let interfaces: Vec<_> = status
         .interfaces
         .iter()
@@ -85,6 +99,14 @@ fn text(status: &Status) -> String {
             text += &format!("  {:>7} ago  {}\n", duration(change.ago_ms), change.text);
         }
     }
+    text += &format!(
+        "\nflows\n  {} known (of {}), {} half-open (of {}); the maps take {:.0} MiB of kernel memory\n",
+        tables.flows,
+        tables.flows_size,
+        tables.half_open,
+        tables.half_open_size,
+        tables.memory as f64 / f64::from(1 << 20),
+    );
     text += "\npackets\n";
     for service in &status.services {
         text += &format!("  {}: {}\n", service.name, counters(&service.packets));

@@ -140,8 +140,8 @@ pub struct Peer {
     pub draining: bool,
     /// Where its reports come from.
     pub address: IpAddr,
-    /// Its Ethernet address on the link that it shares with this server.
-    pub mac: Option<String>,
+    /// How packets get to it; none: they can't.
+    pub way: Option<Way>,
     /// Age of its last report.
     pub age_ms: u64,
     /// The identities that it holds.
@@ -178,6 +178,18 @@ pub struct Change {
     pub ago_ms: u64,
     /// What.
     pub text: String,
+}
+
+/// How packets get to a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// Ethernet address that they are sent to: the peer's on a link that it shares with this server; of a peer behind a
+    /// tunnel, that of the router in between.
+    pub mac: String,
+    /// The tunnel's end at the peer, if there is one.
+    pub tunnel: Option<IpAddr>,
+    /// The longest IP packet that fits, in bytes; in a tunnel, with the tunnel's own headers.
+    pub mtu: u16,
 }
 
 /// A service of a peer's.

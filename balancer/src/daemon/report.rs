@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::process;
 
 use anyhow::Result;
-use balancer_common::types::load_of;
+use balancer_common::types::{self, load_of};
 
 use super::prepare::Prepared;
 use super::running::Running;
 use super::services::ServiceLife;
 use super::takeover::server_name;
 use crate::cluster;
-use crate::control::status::{Holder, Interface, LoadPart, Peer, PeerService, Service, Status};
+use crate::control::status::{
+    Holder, Interface, LoadPart, Peer, PeerService, Service, Status, Way,
+};
 use crate::exchange::clock;
 use crate::load::Part;
 
@@ -133,19 +135,14 @@ fn peer(running: &Running, peer: &cluster::Peer) -> Result<Peer> {
         .map(|slot| maps.peer_counters(slot))
         .transpose()?
         .unwrap_or_default();
-    let mac = slot
-        .map(|slot| maps.peers.get(&slot, 0))
-        .transpose()?
-        .map(|entry| entry.mac);
+    let entry = slot.map(|slot| maps.peers.get(&slot, 0)).transpose()?;
     Ok(Peer {
         name: report.name.clone(),
         id: report.server.to_string(),
         status: peer.status,
         draining: report.draining,
         address: peer.from.ip(),
-        mac: mac
-            .filter(|mac| *mac != [0; 6])
-            .map(|mac| mac.map(|octet| format!("{octet:02x}")).join(":")),
+        way: entry.filter(|entry| entry.mac != [0; 6]).map(way),
         age_ms: clock::monotonic().since(peer.heard).as_millis() as u64,
         identities: report
             .identities
@@ -165,6 +162,14 @@ fn peer(running: &Running, peer: &cluster::Peer) -> Result<Peer> {
         flows: sent.flows,
         packets: sent.packets,
     })
+}
+
+fn way(entry: types::Peer) -> Way {
+    Way {
+        mac: entry.mac.map(|octet| format!("{octet:02x}")).join(":"),
+        tunnel: (entry.tunnel != 0).then(|| entry.tunnel_to.into()),
+        mtu: entry.mtu,
+    }
 }
 
 fn named(counters: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {

@@ -10,6 +10,7 @@ pub mod maps;
 mod netns;
 pub mod own;
 pub mod peers;
+pub mod tables;
 pub mod trace;
 pub mod way;
 

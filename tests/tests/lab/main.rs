@@ -2,6 +2,7 @@
 //!
 //! They need root. Without it they are skipped, unless `BALANCER_REQUIRE_ROOT` is set.
 
+mod affinity;
 mod doctor;
 mod drain;
 mod explain;
@@ -11,8 +12,11 @@ mod host;
 mod input;
 mod interfaces;
 mod load;
+mod path_mtu;
 mod set;
 mod steering;
 mod takeover;
 mod top;
 mod trace;
+mod tunnel;
+mod udp;

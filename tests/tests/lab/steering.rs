@@ -38,11 +38,11 @@ fn forty_connections_over_ipv6_are_shared_in_generic_mode() {
     forty_connections_are_shared(WITHOUT_CPU, "generic", ipv6);
 }
 
-fn ipv4(server: &Server) -> IpAddr {
+pub fn ipv4(server: &Server) -> IpAddr {
     server.address().into()
 }
 
-fn ipv6(server: &Server) -> IpAddr {
+pub fn ipv6(server: &Server) -> IpAddr {
     server.host.address_v6().into()
 }
 
@@ -169,7 +169,7 @@ fn large_bodies_arrive_whole(mode: &str) {
 }
 
 /// Bytes that don't repeat.
-fn noise(length: usize) -> Vec<u8> {
+pub fn noise(length: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(length as u64);
     std::iter::repeat_with(|| random.u8(..))
         .take(length)

@@ -20,7 +20,7 @@ fn status(kept: u64, steered: u64, repeated: u64, flows: u64) -> Status {
             "packets": {"kept_below_level": kept, "steered_new": steered, "steered_repeated": repeated, "odd": 0}
         }],
         "peers": [{
-            "name": "web2", "id": "02", "status": "online", "draining": true, "address": "10.0.0.2", "mac": null,
+            "name": "web2", "id": "02", "status": "online", "draining": true, "address": "10.0.0.2", "way": null,
             "age_ms": 120, "identities": [], "flows": flows, "packets": flows * 10,
             "services": [{"name": "www", "load": 12_000, "capacity": 20, "healthy": true}]
         }],
