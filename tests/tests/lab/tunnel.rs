@@ -155,9 +155,7 @@ fn a_tunnel_outlives_the_router() {
     router.shell(
         "for net in 77 78; do
              sysctl -qw net.ipv4.conf.net$net.arp_notify=1 net.ipv6.conf.net$net.ndisc_notify=1
-             ip link set net$net down
              ip link set net$net address 02:00:00:00:00:$net
-             ip link set net$net up
          done",
     );
     until("the new router is found", Duration::from_secs(5), || {
