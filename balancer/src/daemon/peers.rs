@@ -30,12 +30,14 @@ impl Running {
                 let moved = self
                     .table
                     .update(&mut self.datapath.maps, &peer.report, peer.heard)?;
-                self.warn_of(peer, &prepared.identities);
                 if self.settings.peers != self.table.count() {
                     self.write_settings()?;
                 }
                 if moved {
                     self.find_routes(prepared).await?;
+                }
+                self.warn_of(peer, &prepared.identities);
+                if moved {
                     self.set_foreign(prepared).await?;
                 }
             }

@@ -142,7 +142,7 @@ fn peer(running: &Running, peer: &cluster::Peer) -> Result<Peer> {
         status: peer.status,
         draining: report.draining,
         address: peer.from.ip(),
-        way: entry.filter(|entry| entry.mac != [0; 6]).map(way),
+        way: entry.filter(|_| running.table.is_in_reach(report)).map(way),
         age_ms: clock::monotonic().since(peer.heard).as_millis() as u64,
         identities: report
             .identities

@@ -37,6 +37,8 @@ pub struct PeerTable {
     reports: BTreeMap<ServerId, Report>,
     /// Of peers on other links: the next hop to each.
     routes: BTreeMap<ServerId, Route>,
+    /// Peers that are dead, or said goodbye.
+    gone: BTreeSet<ServerId>,
 }
 
 impl PeerTable {
@@ -82,6 +84,7 @@ impl PeerTable {
             adopted_macs,
             reports: BTreeMap::new(),
             routes: BTreeMap::new(),
+            gone: BTreeSet::new(),
         };
         own::set_identities(maps, &table.identities())?;
         Ok(table)
@@ -137,9 +140,9 @@ impl PeerTable {
         if before == route {
             return Ok(false);
         }
-        if let (Some(slot), Some(report)) = (self.slot(id), self.reports.get(&id)) {
+        if let Some(slot) = self.slot(id) {
             let mut peer = maps.peers.get(&slot, 0)?;
-            self.set_way(&mut peer, report);
+            self.set_state(&mut peer, id);
             maps.peers
                 .set(slot, peer, 0)
                 .context("cannot write the map PEERS")?;
@@ -205,11 +208,7 @@ impl PeerTable {
         if previous.is_none_or(|previous| !same_capacities(&previous.services, &report.services)) {
             self.set_weights(maps)?;
         }
-        let state = if report.leaving {
-            PEER_DEAD
-        } else {
-            PEER_ALIVE
-        };
+        self.set_gone(id, report.leaving);
         let mut peer = if before {
             maps.peers.get(&slot, 0)?
         } else {
@@ -218,8 +217,7 @@ impl PeerTable {
         peer.id = id.0;
         peer.families = families(report);
         peer.last_report_ns = heard.0;
-        peer.state = state;
-        self.set_way(&mut peer, report);
+        self.set_state(&mut peer, id);
         maps.peers
             .set(slot, peer, 0)
             .context("cannot write the map PEERS")?;
@@ -227,19 +225,13 @@ impl PeerTable {
     }
 
     /// Enters what is thought of a peer. Its flows go on as long as its host lives.
-    pub fn set_status(&self, maps: &mut Maps, id: ServerId, status: Status) -> Result<()> {
+    pub fn set_status(&mut self, maps: &mut Maps, id: ServerId, status: Status) -> Result<()> {
         let Some(slot) = self.slot(id) else {
             return Ok(());
         };
+        self.set_gone(id, !status.is_alive());
         let mut peer = maps.peers.get(&slot, 0)?;
-        peer.state = if status.is_alive() {
-            PEER_ALIVE
-        } else {
-            PEER_DEAD
-        };
-        if let Some(report) = self.reports.get(&id) {
-            self.set_way(&mut peer, report);
-        }
+        self.set_state(&mut peer, id);
         if status == Status::Silent {
             // However long the time-out may be set to: no new flows.
             peer.last_report_ns = 0;
@@ -253,6 +245,7 @@ impl PeerTable {
     pub fn forget(&mut self, maps: &mut Maps, id: ServerId) -> Result<()> {
         self.reports.remove(&id);
         self.routes.remove(&id);
+        self.gone.remove(&id);
         self.drop_adopted(id);
         if let Some(slot) = self.slots.remove(&id) {
             maps.peers.set(slot, Peer::default(), 0)?;
@@ -300,11 +293,25 @@ impl PeerTable {
         Some(Way::tunnel(interface, *route, from, to))
     }
 
-    /// A peer that nothing can be sent to counts as dead.
-    fn set_way(&self, peer: &mut Peer, report: &Report) {
-        match self.way_to(report) {
-            Some(way) => way.enter(peer),
-            None => peer.state = PEER_DEAD,
+    /// A peer that nothing can be sent to counts as dead, until there is a way to it.
+    fn set_state(&self, peer: &mut Peer, id: ServerId) {
+        let report = self.reports.get(&id);
+        let way = report.and_then(|report| self.way_to(report));
+        if let Some(way) = way {
+            way.enter(peer);
+        }
+        peer.state = if self.gone.contains(&id) || (report.is_some() && way.is_none()) {
+            PEER_DEAD
+        } else {
+            PEER_ALIVE
+        };
+    }
+
+    fn set_gone(&mut self, id: ServerId, gone: bool) {
+        if gone {
+            self.gone.insert(id);
+        } else {
+            self.gone.remove(&id);
         }
     }
 

@@ -2,12 +2,13 @@
 
 use balancer::cluster::{IdentityReport, Link, PortRange, Report, ServerId, ServiceReport, Status};
 use balancer::config::{Config, Service};
+use balancer::datapath::host::Route;
 use balancer::datapath::interface::{Interface, XdpState};
 use balancer::datapath::peers::PeerTable;
 use balancer::exchange::clock;
-use balancer_common::types::cost_of;
+use balancer_common::types::{PEER_ALIVE, PEER_DEAD, cost_of};
 
-use crate::frame::{FIRST, IDENTITY, OUR_MAC, SECOND, Segment};
+use crate::frame::{FIRST, IDENTITY, OUR_MAC, ROUTER_MAC, SECOND, Segment};
 use crate::server::{FOREIGN_IDENTITY, PEER_ADDRESS, Server, WWW, mac_of};
 
 const ONE: ServerId = ServerId(7_001);
@@ -92,6 +93,36 @@ fn a_silent_peer_keeps_its_flows_until_it_is_dead() {
 
     cluster.hear(&report(ONE));
     cluster.server.steers(&FIRST.numbered(2), 0, "steered_new");
+}
+
+/// It need not report again first, nor does a way bring a dead one back.
+#[test]
+fn a_peer_behind_a_router_is_there_as_soon_as_there_is_a_way() {
+    let Some(mut cluster) = Cluster::new() else {
+        return;
+    };
+    let mut remote = report(ONE);
+    remote.links[0].addresses = vec!["10.1.0.2/24".parse().unwrap()];
+    let route = Route {
+        interface: 1,
+        mac: ROUTER_MAC,
+        mtu: None,
+    };
+    let other = Route {
+        mac: mac_of(9),
+        ..route
+    };
+    cluster.hear(&remote);
+    assert_eq!(cluster.state(), PEER_DEAD);
+    cluster.set_route(Some(route));
+    assert_eq!(cluster.state(), PEER_ALIVE);
+    cluster.set_route(None);
+    assert_eq!(cluster.state(), PEER_DEAD);
+    cluster.set_route(Some(other));
+    assert_eq!(cluster.state(), PEER_ALIVE);
+    cluster.set_status(ONE, Status::Dead);
+    cluster.set_route(Some(route));
+    assert_eq!(cluster.state(), PEER_DEAD);
 }
 
 #[test]
@@ -180,6 +211,17 @@ impl Cluster {
         let now = clock::monotonic();
         self.table.update(self.server.maps(), report, now).unwrap();
         self.server.set_peer_count(self.table.count());
+    }
+
+    /// ONE's state in the map.
+    fn state(&mut self) -> u32 {
+        self.server.maps().peers.get(&0, 0).unwrap().state
+    }
+
+    /// The route to ONE is found, or lost.
+    fn set_route(&mut self, route: Option<Route>) {
+        let changed = self.table.set_route(self.server.maps(), ONE, route);
+        assert!(changed.unwrap());
     }
 
     fn set_status(&mut self, id: ServerId, status: Status) {

@@ -57,7 +57,11 @@ fn serves_and_carries(lab: &Lab, address: IpAddr, overhead: u64) {
     fs::write(lab.server(2).dir().join("page"), &download).unwrap();
     let held = Held::open(&lab.client, address, OVERLOAD, 10);
     let here = held.served_by("web1");
-    assert!((1..OVERLOAD).contains(&here), "web1 serves {here}");
+    assert!(
+        (1..OVERLOAD).contains(&here),
+        "web1 serves {here}: {:#}",
+        lab.server(1).status()
+    );
     assert_eq!(
         held.served_by("web2"),
         lab.server(2).connections() as usize,
