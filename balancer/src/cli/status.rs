@@ -100,12 +100,12 @@ fn text(Shown { status, tables }: &Shown) -> String {
         }
     }
     text += &format!(
-        "\nflows\n  {} known (of {}), {} half-open (of {}); the maps take {:.0} MiB of kernel memory\n",
+        "\nflows\n  {} known (of {}), {} half-open (of {}); the maps take {} MiB of kernel memory\n",
         tables.flows,
         tables.flows_size,
         tables.half_open,
         tables.half_open_size,
-        tables.memory as f64 / f64::from(1 << 20),
+        tables.memory >> 20,
     );
     text += "\npackets\n";
     for service in &status.services {
