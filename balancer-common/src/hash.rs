@@ -8,7 +8,7 @@ use crate::types::FlowKey;
 #[inline(always)]
 pub fn flow_hash(key: &FlowKey, seed: u64) -> u64 {
     let ends =
-        u64::from(key.client_port) << 32 | u64::from(key.port) << 16 | u64::from(key.protocol);
+        u64::from(key.client_port) << 48 | u64::from(key.port) << 32 | u64::from(key.protocol);
     let mut hash = fold(seed ^ ends);
     hash = fold(hash ^ word(&key.client.octets, 0));
     hash = fold(hash ^ word(&key.client.octets, 8));
@@ -85,6 +85,16 @@ mod tests {
                 protocol: 17,
                 ..key
             },
+            // As fragmented packets have them, whose ids are in place of the ports.
+            FlowKey {
+                protocol: 6 | 1 << 16,
+                ..key
+            },
+            FlowKey {
+                protocol: 6 | 1 << 16,
+                port: 3,
+                ..key
+            },
             FlowKey {
                 client: Address::v4(1),
                 ..key
@@ -94,9 +104,10 @@ mod tests {
                 ..key
             },
         ];
-        for other in others {
-            assert_ne!(flow_hash(&key, 7), flow_hash(&other, 7));
-        }
+        let mut hashes: Vec<u64> = others.iter().map(|other| flow_hash(other, 7)).collect();
+        hashes.push(flow_hash(&key, 7));
+        let different: std::collections::BTreeSet<_> = hashes.iter().collect();
+        assert_eq!(different.len(), hashes.len());
         assert_ne!(flow_hash(&key, 7), flow_hash(&key, 8));
     }
 }

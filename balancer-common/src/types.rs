@@ -113,6 +113,10 @@ pub const SAME_FLOW_NS: u64 = 60_000_000_000;
 /// `nf_conntrack_udp_timeout_stream`.
 pub const UDP_FLOW_NS: u64 = 120_000_000_000;
 
+/// Fragments of one packet come within this time, in nanoseconds; its id may be another packet's after it. As long as Linux'
+/// `ipfrag_time`.
+pub const SAME_PACKET_NS: u64 = 30_000_000_000;
+
 /// In place of an index into `PEERS`: the flow is kept.
 pub const KEPT: u32 = u32::MAX;
 
@@ -555,7 +559,7 @@ reasons! {
     ODD odd,
     /// A decision that whoever traces was not told of: the ring buffer was full. Counted beside what it was.
     UNTOLD untold,
-    /// A map or a helper refused: left to the local stack.
+    /// A map or a helper refused: left to the local stack, or dropped if it is of a steered flow.
     ERRORS errors,
 }
 

@@ -8,7 +8,7 @@ use crate::atomic::{add_u32, add_u64};
 use crate::choice::own;
 use crate::forward::Way;
 use crate::maps::{CONNECTIONS, LOADS};
-use crate::memory::remember;
+use crate::memory::{forget, remember};
 use crate::steer::{Passage, living_peer};
 
 /// What is to become of a packet of a service.
@@ -71,8 +71,18 @@ pub fn carry_out(passage: &Passage, verdict: Verdict) -> Fate {
 
 #[inline(always)]
 fn local(passage: &Passage, reason: Reason) -> Fate {
+    if passage.packet.fragmented {
+        // Its id may have been another packet's, which went to a peer.
+        forget(fragments(passage), passage.settings.half_open_mask);
+    }
     count(passage.entry, reason);
     Fate::Local
+}
+
+/// The hash that the packet's later fragments are known by.
+#[inline(always)]
+fn fragments(passage: &Passage) -> u64 {
+    flow_hash(&passage.packet.fragments(), passage.settings.seed)
 }
 
 /// On to a peer, unless the packet has come too far.
@@ -88,8 +98,8 @@ fn forward(passage: &Passage, reason: Reason, index: u32) -> Fate {
         return local(passage, Reason::ERRORS);
     };
     if packet.fragmented {
-        let tag = flow_hash(&packet.fragments(), passage.settings.seed);
         let (mask, service) = (passage.settings.half_open_mask, passage.service());
+        let tag = fragments(passage);
         remember(tag, mask, passage.now, index as u16, service);
     }
     count(passage.entry, reason);

@@ -132,7 +132,7 @@ impl Sight<'_> {
     #[inline(always)]
     fn last_of_client(&self, own_ready: bool, affinity_ns: u64) -> Option<Answer> {
         let last = CLIENTS.get_ptr_mut(&self.question.client)?;
-        // SAFETY: the kernel doesn't free an entry while the program runs; at worst others write it meanwhile.
+        // SAFETY: as for an entry of FLOWS; it may be another client's meanwhile.
         let last = unsafe { &mut *last };
         if self.question.now.saturating_sub(last.last_seen_ns) > affinity_ns {
             return None;

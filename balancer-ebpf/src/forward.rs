@@ -1,10 +1,11 @@
 //! On to a peer.
 
-use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_TX};
 use aya_ebpf::helpers::bpf_redirect;
-use balancer_common::types::Peer;
+use balancer_common::types::{Peer, Reason};
 use balancer_common::wire::ETHERNET_LEN;
 
+use crate::account::count;
 use crate::packet::XdpFrame;
 use crate::tunnel;
 
@@ -23,20 +24,26 @@ pub struct Way {
     pub spread: u16,
 }
 
-/// Sends the packet on. If the frame can't be made fit, it is the local stack's.
+/// Sends the packet on. If the frame can't be made fit, it is dropped: the local stack doesn't know its flow, and would reset it.
 #[inline(always)]
 pub fn send(frame: &XdpFrame, way: &Way) -> u32 {
     if way.peer.tunnel != 0 {
         // What the tag was for doesn't exist at the tunnel's other end.
         if way.at != ETHERNET_LEN {
-            return XDP_PASS;
+            return give_up(way);
         }
         return tunnel::send(frame, way);
     }
     if frame.spend_hop(way.at).is_none() || frame.readdress(way.peer).is_none() {
-        return XDP_PASS;
+        return give_up(way);
     }
     leave(frame, way, way.peer.interface)
+}
+
+#[inline(always)]
+pub fn give_up(way: &Way) -> u32 {
+    count(way.entry, Reason::ERRORS);
+    XDP_DROP
 }
 
 /// Out by an interface.

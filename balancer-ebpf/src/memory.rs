@@ -1,7 +1,9 @@
 //! `HALF_OPEN`: what was decided on flows of which only first packets were seen, and on fragmented packets.
 //!
 //! A table of sets of four, found by hash: a SYN flood costs a cache line a packet and evicts nothing but its like. It has no
-//! lock. Two CPUs that write one place at the same time make an entry that is neither's, or lose one: as if it were evicted.
+//! lock. Of two CPUs that write one place at the same time one loses its entry, as if it were evicted, or the two halves of an entry are
+//! of both: a flow's next packet then goes to the other one's peer. For that a first packet must come while another one, of
+//! one flow in 65,536, is written, within a nanosecond or two.
 
 use balancer_common::types::{HalfOpen, HalfOpenSet, SAME_FLOW_NS, WAYS, millis};
 

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use balancer_common::hash::flow_hash;
 use balancer_common::types::{
     ASSUMED, Address, FOREIGN, Flow, HELD, HalfOpen, Identity, KEPT, NO_PEER, PEER_ALIVE, Peer,
-    Reason, SAME_FLOW_NS, Settings, UDP_FLOW_NS,
+    Reason, SAME_FLOW_NS, SAME_PACKET_NS, Settings, UDP_FLOW_NS,
 };
 use balancer_common::wire::{self, Kind, Packet};
 
@@ -49,8 +49,8 @@ impl Passage<'_> {
     #[inline(always)]
     fn known_flow(&self) -> Option<Verdict> {
         let entry = FLOWS.get_ptr_mut(&self.packet.flow)?;
-        // SAFETY: the kernel doesn't free an entry while the program runs; it may be written by others meanwhile, which
-        // can at worst send this packet where the flow's next ones go.
+        // SAFETY: the kernel frees no entry of a table that is allocated as a whole. It may give this one to another flow
+        // meanwhile: then this packet goes where that one does, as if its own entry had been evicted a moment before.
         let flow = unsafe { &mut *entry };
         let idle = self.now.saturating_sub(flow.last_seen_ns);
         let ended = if self.is_udp() {
@@ -177,8 +177,10 @@ impl Passage<'_> {
     #[inline(always)]
     fn fragment(&self) -> Verdict {
         match recall(self.hash(), self.settings.half_open_mask, self.now) {
-            Some(packet) => self.follow(Reason::STEERED_FRAGMENT, packet.peer.into()),
-            None => Verdict::Local(Reason::LOCAL),
+            Some(packet) if packet.is_fresh(self.now, SAME_PACKET_NS) => {
+                self.follow(Reason::STEERED_FRAGMENT, packet.peer.into())
+            }
+            _ => Verdict::Local(Reason::LOCAL),
         }
     }
 
@@ -217,10 +219,11 @@ impl Passage<'_> {
         }
         if self.is_udp() {
             let (tag, mask) = (self.hash(), self.settings.half_open_mask);
-            if recall(tag, mask, self.now).is_some() {
+            let known = recall(tag, mask, self.now).is_some();
+            remember(tag, mask, self.now, NO_PEER, self.service());
+            if known {
                 return Verdict::Local(Reason::DECAPSULATED);
             }
-            remember(tag, mask, self.now, NO_PEER, self.service());
         }
         Verdict::Admit(Reason::GUEST)
     }

@@ -1,7 +1,6 @@
 //! Tunnels to peers on other links: IP in UDP, without a header between (GUE variant 1, draft-ietf-intarea-gue-09 section 4;
 //! the IP header's version field tells it from variant 0). The peer's own program takes the packet out: there is no device.
 
-use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::helpers::bpf_csum_diff;
 use balancer_common::types::{Address, FAMILY_V4, FOREIGN, Reason, SERVER, Settings};
 use balancer_common::wire::{
@@ -13,8 +12,8 @@ use crate::account::{NO_SERVICE, count};
 use crate::arrival::{is_for_us, service_on, unserved};
 use crate::carry::{Fate, carry_out};
 use crate::choice::words;
-use crate::forward::{Way, leave};
-use crate::maps::SETTINGS;
+use crate::forward::{Way, give_up, leave};
+use crate::maps::{PEERS, SETTINGS};
 use crate::packet::XdpFrame;
 use crate::steer::{Passage, identity, now};
 
@@ -32,7 +31,7 @@ pub fn send(frame: &XdpFrame, way: &Way) -> u32 {
         count(way.entry, Reason::TOO_BIG);
         return match too_big(frame, room as u32) {
             Some(()) => leave(frame, way, frame.interface()),
-            None => XDP_PASS,
+            None => give_up(way),
         };
     }
     let sent = frame.spend_hop(ETHERNET_LEN).and_then(|()| {
@@ -44,7 +43,7 @@ pub fn send(frame: &XdpFrame, way: &Way) -> u32 {
     });
     match sent {
         Some(()) => leave(frame, way, way.peer.interface),
-        None => XDP_PASS,
+        None => give_up(way),
     }
 }
 
@@ -321,7 +320,7 @@ fn open(frame: &XdpFrame) -> bool {
     let Some((from, _)) = addresses(frame) else {
         return false;
     };
-    if !is_peer(&from) {
+    if !is_tunnels_end(&from) {
         count(NO_SERVICE, Reason::TUNNEL_SPOOFED);
         return false;
     }
@@ -404,8 +403,12 @@ fn guests_fate(frame: &XdpFrame) -> Option<Fate> {
     Some(carry_out(&passage, passage.unpacked()))
 }
 
-/// Whether the address is a server's of the cluster.
+/// Whether this is a peer's end of the tunnel to it.
 #[inline(always)]
-fn is_peer(address: &Address) -> bool {
-    identity(address).is_some_and(|identity| matches!(identity.kind, SERVER | FOREIGN))
+fn is_tunnels_end(address: &Address) -> bool {
+    let peer = match identity(address) {
+        Some(identity) if matches!(identity.kind, SERVER | FOREIGN) => PEERS.get(identity.owner),
+        _ => None,
+    };
+    peer.is_some_and(|peer| peer.tunnel != 0 && peer.tunnel_to == *address)
 }

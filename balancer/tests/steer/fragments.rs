@@ -38,6 +38,26 @@ fn later_fragments_follow_the_first() {
     }
 }
 
+/// Consecutive ids, and one that was used before.
+#[test]
+fn fragments_of_a_kept_packet_follow_no_other() {
+    for datagram in [long(DATAGRAM), long(DATAGRAM_V6)] {
+        let Some(mut server) = overloaded() else {
+            return;
+        };
+        let [first, later, _] = fragments(&datagram, 8);
+        goes(&mut server, &first, Some(WWW), "steered_new");
+        goes(&mut server, &later, None, "steered_fragment");
+        server.set_own_load(0);
+        for id in [9, 8] {
+            let [first, later, _] = fragments(&datagram.numbered(id), id);
+            let outcome = server.receive(&first);
+            assert_eq!(outcome.counted, [(Some(WWW), "kept_below_level", 1)]);
+            server.passes(&later, None, "local");
+        }
+    }
+}
+
 #[test]
 fn fragments_of_what_is_kept_stay() {
     let Some(mut server) = overloaded() else {

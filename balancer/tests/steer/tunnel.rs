@@ -73,6 +73,7 @@ fn what_comes_out_of_a_tunnel_is_a_guest() {
             assert_eq!((outcome.action, outcome.arrived), (Action::Pass, 1));
             assert_eq!(outcome.frame, expected);
             for _ in 0..2 {
+                server.age(&first, 50_000_000_000);
                 let outcome = server.receive(&enclosed(&second(first).frame(), family));
                 assert_eq!(outcome.counted, [(Some(WWW), "decapsulated", 1)]);
                 assert_eq!((outcome.action, outcome.arrived), (Action::Pass, 0));
@@ -105,6 +106,10 @@ fn strangers_datagrams_are_dropped() {
     let mut spoofed = enclosed(&guest.frame(), FAMILY_V6);
     spoofed[37] ^= 1;
     server.drops(&spoofed, None, "tunnel_spoofed");
+    // A server of the cluster that no tunnel leads to.
+    let spoofed = enclosed(&guest.frame(), FAMILY_V6);
+    server.drops(&spoofed, None, "tunnel_spoofed");
+    let mut spoofed = spoofed;
     // The identity that is our own is no peer's.
     spoofed[22..38].copy_from_slice(&crate::frame::IDENTITY_V6.octets());
     server.drops(&spoofed, None, "tunnel_spoofed");
