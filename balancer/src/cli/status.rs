@@ -8,7 +8,6 @@ use super::table::{counters, duration, percent, table};
 use super::{Instance, drain, peers, services, show};
 use crate::control::status::{Holder, Status};
 use crate::datapath::tables::Tables;
-use crate::exchange::clock;
 
 /// This server: load, services, peers, counters
 #[derive(Args)]
@@ -22,7 +21,7 @@ impl StatusCommand {
     pub fn run(&self, instance: &Instance) -> Result<()> {
         let shown = Shown {
             status: instance.status()?,
-            tables: Tables::count(&instance.pin_dir, clock::monotonic().0)?,
+            tables: Tables::of(&instance.pin_dir).ok(),
         };
         show(self.json, &shown, text)
     }
@@ -33,7 +32,8 @@ impl StatusCommand {
 struct Shown {
     #[serde(flatten)]
     status: Status,
-    tables: Tables,
+    /// None: the daemon has its pins elsewhere.
+    tables: Option<Tables>,
 }
 
 /// Changes shown.
@@ -99,14 +99,14 @@ fn text(Shown { status, tables }: &Shown) -> String {
             text += &format!("  {:>7} ago  {}\n", duration(change.ago_ms), change.text);
         }
     }
-    text += &format!(
-        "\nflows\n  {} known (of {}), {} half-open (of {}); the maps take {} MiB of kernel memory\n",
-        tables.flows,
-        tables.flows_size,
-        tables.half_open,
-        tables.half_open_size,
-        tables.memory >> 20,
-    );
+    if let Some(tables) = tables {
+        text += &format!(
+            "\nflows\n  room for {}, and {} half-open; the maps take {} MiB of kernel memory\n",
+            tables.flows_size,
+            tables.half_open_size,
+            tables.memory >> 20,
+        );
+    }
     text += "\npackets\n";
     for service in &status.services {
         text += &format!("  {}: {}\n", service.name, counters(&service.packets));

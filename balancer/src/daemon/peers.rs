@@ -84,7 +84,11 @@ impl Running {
     pub(super) async fn find_routes(&mut self, prepared: &Prepared) -> Result<()> {
         let remote = self.table.remote();
         for (id, address) in &remote {
-            let route = prepared.host.route_to(*address).await?;
+            let found = prepared.host.route_to(*address).await;
+            let failed = found.as_ref().err().map(|error| format!("{error:#}"));
+            self.warnings.set(&format!("{id} route"), failed);
+            // A next hop that isn't known for a moment, as when a router restarts, ends no flow.
+            let Ok(Some(route)) = found else { continue };
             let maps = &mut self.datapath.maps;
             if self.table.set_route(maps, *id, route)?
                 && let Some(peer) = prepared.exchange.cluster().peer(*id)

@@ -126,18 +126,9 @@ impl PeerTable {
             .collect()
     }
 
-    /// Enters the route to a peer on another link; none: there is none. `true`: it differs from what was known.
-    pub fn set_route(
-        &mut self,
-        maps: &mut Maps,
-        id: ServerId,
-        route: Option<Route>,
-    ) -> Result<bool> {
-        let before = match route {
-            Some(route) => self.routes.insert(id, route),
-            None => self.routes.remove(&id),
-        };
-        if before == route {
+    /// Enters the route to a peer on another link. `true`: it differs from what was known.
+    pub fn set_route(&mut self, maps: &mut Maps, id: ServerId, route: Route) -> Result<bool> {
+        if self.routes.insert(id, route) == Some(route) {
             return Ok(false);
         }
         if let Some(slot) = self.slot(id) {

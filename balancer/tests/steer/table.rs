@@ -114,14 +114,12 @@ fn a_peer_behind_a_router_is_there_as_soon_as_there_is_a_way() {
     };
     cluster.hear(&remote);
     assert_eq!(cluster.state(), PEER_DEAD);
-    cluster.set_route(Some(route));
+    cluster.set_route(route);
     assert_eq!(cluster.state(), PEER_ALIVE);
-    cluster.set_route(None);
-    assert_eq!(cluster.state(), PEER_DEAD);
-    cluster.set_route(Some(other));
+    cluster.set_route(other);
     assert_eq!(cluster.state(), PEER_ALIVE);
     cluster.set_status(ONE, Status::Dead);
-    cluster.set_route(Some(route));
+    cluster.set_route(route);
     assert_eq!(cluster.state(), PEER_DEAD);
 }
 
@@ -218,8 +216,8 @@ impl Cluster {
         self.server.maps().peers.get(&0, 0).unwrap().state
     }
 
-    /// The route to ONE is found, or lost.
-    fn set_route(&mut self, route: Option<Route>) {
+    /// A route to ONE is found.
+    fn set_route(&mut self, route: Route) {
         let changed = self.table.set_route(self.server.maps(), ONE, route);
         assert!(changed.unwrap());
     }
