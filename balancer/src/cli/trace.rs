@@ -18,6 +18,7 @@ use super::table::percent;
 use super::{Instance, PeerNames, block_on};
 use crate::control::Request;
 use crate::control::status::Status;
+use crate::datapath::attached_program;
 use crate::datapath::maps::Maps;
 use crate::datapath::trace::{Events, TOLD_FOR};
 use crate::exchange::clock;
@@ -94,7 +95,8 @@ impl Trace {
                 names.services.join(", ")
             );
         }
-        let mut events = Events::open(&instance.pin_dir)?;
+        let program = attached_program(&instance.pin_dir)?;
+        let mut events = Events::open(&instance.pin_dir, &program)?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         // Midnight of 1970 by the clock that decisions have.

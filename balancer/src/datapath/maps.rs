@@ -17,7 +17,7 @@ use balancer_common::types::{
 use super::half_open::HalfOpenTable;
 
 /// The programs' maps: name (also that of the pin), size of a key, size of a value.
-pub const MAPS: [(&str, usize, usize); 14] = [
+pub const MAPS: [(&str, usize, usize); 13] = [
     ("SETTINGS", 4, size_of::<Settings>()),
     ("PORTS", 4, size_of::<Port>()),
     ("SERVICES", 4, size_of::<Service>()),
@@ -31,7 +31,6 @@ pub const MAPS: [(&str, usize, usize); 14] = [
     ("FLOWS", size_of::<FlowKey>(), size_of::<Flow>()),
     ("COUNTERS", 4, size_of::<Counters>()),
     ("PEER_COUNTERS", 4, size_of::<PeerCounters>()),
-    ("EVENTS", 0, 0),
 ];
 
 /// The maps of one instance. See `balancer_common::types` for what they hold.

@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{
-    CgroupAttachMode, Program, ProgramError, SockOps, Xdp, XdpMode, loaded_programs,
+    CgroupAttachMode, Program, ProgramError, ProgramInfo, SockOps, Xdp, XdpMode, loaded_programs,
 };
 use aya::{Ebpf, EbpfLoader};
 
@@ -245,6 +245,21 @@ pub fn attached(pin_dir: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(names)
+}
+
+/// The XDP program that is attached, by links that are pinned in `pin_dir`.
+pub fn attached_program(pin_dir: &Path) -> Result<ProgramInfo> {
+    let name = attached(pin_dir)?
+        .into_iter()
+        .next()
+        .with_context(|| format!("no balancer is attached by {}", pin_dir.display()))?;
+    let link = pinned_link(&xdp_link_pin(pin_dir, &name))?
+        .with_context(|| format!("{name} has just been detached"))?;
+    let id = FdLink::from(link).info()?.program_id();
+    loaded_programs()
+        .filter_map(Result::ok)
+        .find(|program| program.id() == id)
+        .with_context(|| format!("the program on {name} has just gone"))
 }
 
 /// Paths of all pins in `pin_dir` of a balancer that is attached to `interfaces`.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData, RingBuf};
+use aya::programs::ProgramInfo;
 use balancer_common::types::Event;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -24,12 +25,13 @@ pub struct Events {
 }
 
 impl Events {
-    /// Opens the ring buffer that is pinned in `pin_dir`, and throws away what is left in it. Needs a tokio runtime.
+    /// Opens the ring buffer of `program`, which is pinned in `pin_dir`, and throws away what is left in it. Needs a tokio
+    /// runtime.
     ///
     /// # Errors
     ///
     /// It can't be opened, or another process reads it.
-    pub fn open(pin_dir: &Path) -> Result<Self> {
+    pub fn open(pin_dir: &Path, program: &ProgramInfo) -> Result<Self> {
         let alone =
             File::open(pin_dir).with_context(|| format!("cannot open {}", pin_dir.display()))?;
         match alone.try_lock() {
@@ -42,11 +44,8 @@ impl Events {
                 return Err(error).with_context(|| format!("cannot lock {}", pin_dir.display()));
             }
         }
-        let pin = pin_dir.join("EVENTS");
-        let data = MapData::from_pin(&pin)
-            .with_context(|| format!("cannot open the pinned map {}", pin.display()))?;
-        let mut ring = RingBuf::try_from(Map::RingBuf(data))
-            .with_context(|| format!("cannot map {}", pin.display()))?;
+        let mut ring = RingBuf::try_from(Map::RingBuf(ring_of(program)?))
+            .context("cannot map the ring buffer EVENTS")?;
         while ring.next().is_some() {}
         // SAFETY: a RingBuf has the same open descriptor until it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
@@ -74,6 +73,17 @@ impl Events {
         ready.clear_ready();
         Ok(())
     }
+}
+
+/// The program's ring buffer. It has no pin: `bpftool map dump` of one fails, and a successor's program has its own.
+fn ring_of(program: &ProgramInfo) -> Result<MapData> {
+    for id in program.map_ids()?.unwrap_or_default() {
+        let map = MapData::from_id(id).context("cannot open a map of the attached program")?;
+        if map.info()?.name_as_str() == Some("EVENTS") {
+            return Ok(map);
+        }
+    }
+    bail!("the attached program has no ring buffer EVENTS: it is of another version of balancer")
 }
 
 /// The event in a record; `None`: it is none.

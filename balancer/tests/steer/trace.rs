@@ -1,5 +1,6 @@
 //! Decisions are told while somebody listens, and those that can't be are counted.
 
+use balancer::datapath::STEER;
 use balancer::datapath::trace::Events;
 use balancer_common::types::{Event, KEPT, Reason};
 
@@ -14,7 +15,7 @@ async fn decisions_are_told_while_somebody_listens() {
     let Some(mut server) = listened_to() else {
         return;
     };
-    let mut events = Events::open(server.pins.path()).unwrap();
+    let mut events = events_of(&server);
     server.add_peer(0);
     server.set_settings(|settings| settings.trace_until_ns = u64::MAX);
     server.admits(&FIRST, "kept_below_level");
@@ -53,7 +54,7 @@ async fn decisions_that_nobody_could_be_told_of_are_counted() {
     let Some(mut server) = listened_to() else {
         return;
     };
-    let mut events = Events::open(server.pins.path()).unwrap();
+    let mut events = events_of(&server);
     // However many there are, they are no load.
     server.set_service(|service| service.cost = 0);
     for number in 0..MANY {
@@ -89,4 +90,9 @@ async fn read(events: &mut Events) -> Vec<Event> {
     };
     events.read(take).await.unwrap();
     told
+}
+
+fn events_of(server: &Server) -> Events {
+    let program = server.datapath.program(STEER).unwrap().info().unwrap();
+    Events::open(server.pins.path(), &program).unwrap()
 }
