@@ -165,7 +165,16 @@ impl HalfOpen {
     /// Whether the last packet is at most `limit_ns` older than `now_ns`, for limits of up to some weeks.
     #[inline(always)]
     pub fn is_fresh(&self, now_ns: u64, limit_ns: u64) -> bool {
-        millis(now_ns).wrapping_sub(self.seen_ms) <= (limit_ns / 1_000_000) as u32
+        self.age_ms(now_ns) <= (limit_ns / 1_000_000) as u32
+    }
+}
+
+impl HalfOpen {
+    /// Milliseconds from the last packet to `now_ns`; 0 if another CPU has seen it since then.
+    #[inline(always)]
+    pub const fn age_ms(&self, now_ns: u64) -> u32 {
+        let age = millis(now_ns).wrapping_sub(self.seen_ms);
+        if age.cast_signed() < 0 { 0 } else { age }
     }
 }
 

@@ -39,7 +39,7 @@ pub fn remember(tag: u64, mask: u32, now: u64, peer: u16, service: u32) {
         } else if way.tag == 0 {
             u64::MAX - 1
         } else {
-            u64::from(now_ms.wrapping_sub(way.seen_ms))
+            u64::from(way.age_ms(now)) + 1
         };
         if its_age > age {
             (oldest, age) = (index, its_age);
