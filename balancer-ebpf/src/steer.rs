@@ -104,8 +104,11 @@ impl Passage<'_> {
         if !lost && self.packet.opens() {
             return Some(self.repeated(&flow));
         }
-        // If it is kept now, its later packets must not find this entry. If it goes on, FLOWS has it from here.
-        forget(tag, self.settings.half_open_mask);
+        // If it is decided anew and kept, its later packets must not find this entry. One that goes on keeps it: while this CPU
+        // enters the flow in FLOWS, another may have its third packet, and not find it there yet.
+        if lost || (flow.peer == NO_PEER && !self.is_udp()) {
+            forget(tag, self.settings.half_open_mask);
+        }
         (!lost).then(|| self.second_packet(&flow))
     }
 
