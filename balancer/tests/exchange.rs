@@ -1,6 +1,6 @@
 //! Two servers in two network namespaces, with real multicast between them.
 
-use balancer::cluster::{Cluster, Event, OwnState, ServerId, Status};
+use balancer::cluster::{Cluster, Event, OwnState, ServerId, Status, Timing};
 use balancer::exchange::{Audience, Exchange, Interface, Key, Keyring, Options, clock};
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
@@ -138,6 +138,35 @@ fn a_busy_daemon_accuses_nobody() {
         "{:?}",
         one.events
     );
+}
+
+/// Each is judged by its own period, which may change at any time.
+#[test]
+fn servers_of_different_periods_accuse_nobody() {
+    let Some(lab) = Lab::new("periods") else {
+        return;
+    };
+    let (mut one, mut two) = (
+        lab.server(1, group("239.255.99.18:9918"), 7),
+        lab.server(2, group("239.255.99.18:9918"), 7),
+    );
+    run(&mut [&mut one, &mut two], 3);
+    // From here on the first one reports fifty times as often as the second.
+    for (server, period) in [(&mut one, PERIOD / 5), (&mut two, PERIOD * 10)] {
+        server.exchange.set_timing(Timing::new(period, 3));
+    }
+    run(&mut [&mut one, &mut two], 25);
+    for server in [&one, &two] {
+        let accused = |event: &&Event| matches!(event, Event::Probe(_) | Event::Changed { .. });
+        assert_eq!(server.events.iter().find(accused), None);
+    }
+    assert!(one.exchange.counters().received < 10, "the second is slow");
+    assert!(two.exchange.counters().received > 50, "the first is quick");
+
+    // The quick one falls silent: that shows after its own three periods.
+    drop(one);
+    run(&mut [&mut two], 2);
+    assert_eq!(two.peer(1), Some(Status::Suspect));
 }
 
 fn meet_and_part(lab: &Lab, address: &str) {

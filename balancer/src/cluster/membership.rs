@@ -330,13 +330,19 @@ impl Peer {
         };
     }
 
+    /// The rhythm to judge its silence by: its own period, so many of them as `own` has it.
+    pub fn timing(&self, own: Timing) -> Timing {
+        own.with_period(Duration::from_millis(self.report.period_ms.into()))
+    }
+
     /// Whether it is on-line, but has been silent for nearly the time-out.
     pub(super) fn is_overdue(&self) -> bool {
         self.asked.is_some()
     }
 
-    /// What happens next if nothing is heard from the peer, and when.
-    fn deadline(&self, timing: Timing) -> Option<(Timestamp, Input)> {
+    /// What happens next if nothing is heard from the peer, and when. `own`: this server's rhythm.
+    fn deadline(&self, own: Timing) -> Option<(Timestamp, Input)> {
+        let timing = self.timing(own);
         match (self.status, self.asked) {
             (Status::Online, None) => Some((self.heard + timing.patience(), Input::Overdue)),
             // Whoever is judged was asked before and had a period to answer.

@@ -25,8 +25,8 @@ use std::time::Duration;
 pub use membership::{MAX_PEERS, MEMORY, Peer, Status};
 pub use report::{
     Guests, IdentityReport, Invalid, Link, MAX_ADDRESSES, MAX_ANSWERS, MAX_ENCODED, MAX_GUESTS,
-    MAX_IDENTITIES, MAX_LINKS, MAX_NAME, MAX_PORTS, MAX_SERVICES, Message, PortRange, Report,
-    ServiceReport,
+    MAX_IDENTITIES, MAX_LINKS, MAX_NAME, MAX_PERIOD_MS, MAX_PORTS, MAX_SERVICES, Message,
+    PortRange, Report, ServiceReport,
 };
 pub use reporter::{OwnService, OwnState};
 pub use takeover::{Assumed, Estate, Home, Identity, Reason, Require};
@@ -57,7 +57,7 @@ pub struct Options {
     pub boot: u64,
     /// This server's name.
     pub name: String,
-    /// From one report to the next; at least 1 ms.
+    /// From one report to the next; 1 ms to [`MAX_PERIOD_MS`].
     pub period: Duration,
     /// Periods of silence that make a peer suspect; at least 2.
     pub timeout_periods: u32,
@@ -322,10 +322,11 @@ impl Cluster {
         self.out.events.pop_front()
     }
 
-    /// Changes how often this server reports, and how long a silence is suspect.
-    pub fn set_timing(&mut self, timing: Timing) {
+    /// Changes how often this server reports, which peers are told soon, and how many periods of silence are suspect.
+    pub fn set_timing(&mut self, now: Timestamp, timing: Timing) {
+        self.notice_stall(now);
         self.timing = timing;
-        self.reporter.set_timing(timing);
+        self.reporter.set_timing(now, timing);
     }
 
     /// Changes when this server takes over identities.

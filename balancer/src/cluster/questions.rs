@@ -37,10 +37,10 @@ impl Questions {
         Message::Query { nonce }
     }
 
-    /// Whether one of `answers` is to a question younger than the time-out. An older answer says no more than silence.
+    /// Whether one of `answers` is to a question that is young enough ([`Timing::validity`]). An older answer says no more than silence.
     pub fn are_answered(&mut self, now: Timestamp, answers: &[u64], timing: Timing) -> bool {
         while let Some((_, asked)) = self.open.front()
-            && now.since(*asked) > timing.timeout()
+            && now.since(*asked) > timing.validity()
         {
             self.open.pop_front();
         }
@@ -68,6 +68,8 @@ mod tests {
 
     #[test]
     fn answers_count_until_the_time_out() {
+        let quick = Timing::new(Duration::from_millis(10), 3);
+        assert_eq!(quick.validity(), Duration::from_millis(200));
         let timing = Timing::new(Duration::from_millis(100), 3);
         let mut questions = Questions::new(u64::MAX);
         let at = |millis| Timestamp(0) + Duration::from_millis(millis);

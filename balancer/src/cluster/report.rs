@@ -25,6 +25,8 @@ pub const MAX_GUESTS: usize = 64;
 pub const MAX_PORTS: usize = 64;
 /// Queries that one report answers.
 pub const MAX_ANSWERS: usize = 64;
+/// Milliseconds between two reports. With more, a broken server would seem to be there for days.
+pub const MAX_PERIOD_MS: u32 = 60_000;
 /// Bytes of an encoded message: what a datagram of 8,972 bytes (9,000 of a jumbo frame less 28 of IPv4 and UDP headers)
 /// holds beside the 52 bytes of the seal.
 pub const MAX_ENCODED: usize = 8_920;
@@ -50,6 +52,8 @@ pub struct Report {
     pub boot: u64,
     /// Grows with each report of one start.
     pub sequence: u64,
+    /// Milliseconds until its next report, if nothing happens before. Its silence is judged by this.
+    pub period_ms: u32,
     /// What people call it.
     pub name: String,
     /// Its balanced interfaces.
@@ -154,6 +158,9 @@ pub enum Invalid {
     /// A capacity of 0.
     #[error("service {0:?} has a capacity of 0")]
     Capacity(String),
+    /// A time between reports that no server can be set to.
+    #[error("a report each {0} ms: 1 to {MAX_PERIOD_MS} can be")]
+    Period(u32),
     /// An address that no single host can have on a network.
     #[error("{0} is no address that a server can have on a network")]
     Address(IpAddr),
@@ -195,6 +202,9 @@ impl Report {
     /// Whether all that this report says is within bounds and makes sense.
     pub fn check(&self) -> Result<(), Invalid> {
         check_name("server", &self.name)?;
+        if !(1..=MAX_PERIOD_MS).contains(&self.period_ms) {
+            return Err(Invalid::Period(self.period_ms));
+        }
         check_count("links", self.links.len(), MAX_LINKS)?;
         check_count("services", self.services.len(), MAX_SERVICES)?;
         check_count("identities", self.identities.len(), MAX_IDENTITIES)?;
@@ -283,6 +293,7 @@ mod tests {
             server: ServerId(0xdead_beef_0bad_cafe),
             boot: 1_700_000_000_000,
             sequence: 7,
+            period_ms: 500,
             name: "web1".into(),
             links: vec![Link {
                 mac: [2, 0, 0, 0, 0, 1],
@@ -387,6 +398,14 @@ mod tests {
         assert_eq!(
             refusal(|r| r.services[0].name.clear()),
             format!("the name of a service {names}")
+        );
+        assert_eq!(
+            refusal(|r| r.period_ms = 0),
+            "a report each 0 ms: 1 to 60000 can be"
+        );
+        assert_eq!(
+            refusal(|r| r.period_ms = 60_001),
+            "a report each 60001 ms: 1 to 60000 can be"
         );
         assert_eq!(
             refusal(|r| r.services = vec![r.services[0].clone(); 17]),
@@ -501,6 +520,7 @@ mod tests {
     prop_compose! {
         fn report()(
             (server, boot, sequence) in any::<(u64, u64, u64)>(),
+            period_ms in 1..=MAX_PERIOD_MS,
             name in "[ -~]{1,64}",
             links in prop::collection::vec((any::<[u8; 5]>(), prop::collection::vec(net(), 0..4)), 0..=MAX_LINKS),
             services in prop::collection::vec(service(), 0..=MAX_SERVICES),
@@ -510,7 +530,7 @@ mod tests {
             answers in prop::collection::vec(any::<u64>(), 0..=MAX_ANSWERS),
         ) -> Report {
             Report {
-                server: ServerId(server), boot, sequence, name,
+                server: ServerId(server), boot, sequence, period_ms, name,
                 links: links.into_iter().map(|([a, b, c, d, e], addresses)| Link { mac: [2, a, b, c, d, e], addresses }).collect(),
                 services,
                 identities: identities.into_iter().map(|(address, home, term, held)| IdentityReport { address, home: ServerId(home), term, held }).collect(),

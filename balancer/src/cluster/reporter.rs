@@ -87,14 +87,24 @@ pub(super) struct Holdings {
     pub able: bool,
 }
 
+/// What a report said.
+#[derive(Clone, Debug)]
+struct Told {
+    own: OwnState,
+    holdings: Holdings,
+    period: Duration,
+}
+
 /// Decides when to report, and writes the reports.
 #[derive(Debug)]
 pub(super) struct Reporter {
     options: Options,
+    /// From one report to the next. Peers judge this server's silence by it.
+    period: Duration,
     own: Option<OwnState>,
     holdings: Holdings,
     /// What the group was last told.
-    told: Option<(OwnState, Holdings)>,
+    told: Option<Told>,
     told_at: Timestamp,
     due: Timestamp,
     sequence: u64,
@@ -108,6 +118,7 @@ pub(super) struct Reporter {
 impl Reporter {
     pub fn new(options: Options) -> Self {
         Self {
+            period: Timing::new(options.period, options.timeout_periods).period,
             options,
             own: None,
             holdings: Holdings::default(),
@@ -153,7 +164,11 @@ impl Reporter {
         let newly_over = own.newly_over(self.own.as_ref().unwrap_or(&OwnState::default()));
         if !self.leaving {
             self.due = match &self.told {
-                Some((told, holdings)) if own.can_wait(told) && *holdings == self.holdings => {
+                Some(told)
+                    if own.can_wait(&told.own)
+                        && told.holdings == self.holdings
+                        && told.period == self.period =>
+                {
                     self.told_at + timing.period
                 }
                 Some(_) => (self.told_at + timing.gap()).max(now).min(self.due),
@@ -182,9 +197,12 @@ impl Reporter {
         Some(&own.links)
     }
 
-    pub fn set_timing(&mut self, timing: Timing) {
-        if self.told.is_some() && !self.leaving {
-            self.due = self.due.min(self.told_at + timing.period);
+    /// Reports at another pace. Peers are told soon: else those that go by a shorter one would miss reports.
+    pub fn set_timing(&mut self, now: Timestamp, timing: Timing) {
+        let changed = timing.period != self.period;
+        self.period = timing.period;
+        if changed && self.told.is_some() && !self.leaving {
+            self.due = self.due.min((self.told_at + timing.gap()).max(now));
         }
     }
 
@@ -220,7 +238,11 @@ impl Reporter {
             told = true;
         }
         if told {
-            self.told = Some((own, self.holdings.clone()));
+            self.told = Some(Told {
+                own,
+                holdings: self.holdings.clone(),
+                period: self.period,
+            });
             self.told_at = now;
             self.due = now + timing.period;
         }
@@ -283,6 +305,7 @@ impl Reporter {
             server: self.options.me,
             boot: self.options.boot,
             sequence: self.sequence,
+            period_ms: u32::try_from(self.period.as_millis()).unwrap_or(u32::MAX),
             name: self.options.name.clone(),
             links: own.links.clone(),
             services: own

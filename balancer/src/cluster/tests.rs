@@ -19,6 +19,7 @@ fn report(id: u64, boot: u64, sequence: u64) -> Report {
         server: ServerId(id),
         boot,
         sequence,
+        period_ms: 500,
         name: format!("web{id}"),
         links: Vec::new(),
         services: Vec::new(),
@@ -140,23 +141,67 @@ fn reports_come_each_period() {
             .collect::<Vec<_>>()
     };
     assert_eq!(run(&mut cluster, at(1_600)), all(&[500, 1_000, 1_500]));
-    cluster.set_timing(Timing::new(PERIOD / 5, 3));
-    assert_eq!(run(&mut cluster, at(1_850)), all(&[1_600, 1_700, 1_800]));
+    cluster.set_timing(at(1_550), Timing::new(PERIOD / 5, 3));
+    assert_eq!(
+        run(&mut cluster, at(1_850)),
+        all(&[1_550, 1_650, 1_750, 1_850])
+    );
 }
 
 #[test]
 fn another_time_out_counts_for_silences_that_last() {
     let mut cluster = server();
     hear(&mut cluster, START, report(2, 1, 1)).unwrap();
-    cluster.set_timing(Timing::new(PERIOD, 6));
+    cluster.set_timing(START, Timing::new(PERIOD, 6));
     run(&mut cluster, at(2_900));
     let status = |cluster: &Cluster| cluster.peer(ServerId(2)).unwrap().status;
     assert_eq!(status(&cluster), Status::Online);
-    cluster.set_timing(Timing::new(PERIOD / 5, 3));
-    // It is asked before it is judged, and has a period to answer.
+    cluster.set_timing(at(2_900), Timing::new(PERIOD, 3));
+    // It was asked before it is judged, and had a period to answer.
     cluster.handle_timeout(at(2_900));
-    run(&mut cluster, at(3_100));
+    run(&mut cluster, at(3_000));
     assert_eq!(status(&cluster), Status::Suspect);
+}
+
+#[test]
+fn silence_is_judged_by_the_periods_of_who_is_silent() {
+    let mut cluster = server();
+    for (id, period_ms) in [(2, 100), (3, 2_000)] {
+        let report = Report {
+            period_ms,
+            ..report(id, 1, 1)
+        };
+        hear(&mut cluster, START, report).unwrap();
+    }
+    let suspect = |cluster: &Cluster| {
+        let suspect = |peer: &&Peer| peer.status == Status::Suspect;
+        let ids = cluster.peers().filter(suspect);
+        ids.map(|peer| peer.report.server.0).collect::<Vec<_>>()
+    };
+    for (millis, expected) in [(299, &[][..]), (300, &[2]), (5_999, &[2]), (6_000, &[2, 3])] {
+        run(&mut cluster, at(millis));
+        assert_eq!(suspect(&cluster), expected, "after {millis} ms");
+    }
+}
+
+/// Who goes by the shorter period would miss its reports.
+#[test]
+fn another_period_is_told_before_it_is_kept() {
+    let mut cluster = server();
+    cluster.set_timing(at(100), Timing::new(PERIOD * 10, 3));
+    cluster.set_own(at(100), own(1)).unwrap();
+    let mut told = Vec::new();
+    while cluster.next_timeout() <= at(6_000) {
+        let now = cluster.next_timeout();
+        cluster.handle_timeout(now);
+        cluster.set_own(now, own(2)).unwrap();
+        while let Some(transmit) = cluster.poll_transmit() {
+            if let Message::Report(report) = transmit.message {
+                told.push((now.since(START).as_millis(), report.period_ms));
+            }
+        }
+    }
+    assert_eq!(told, [(100, 5_000), (5_100, 5_000)]);
 }
 
 #[test]

@@ -27,6 +27,9 @@ impl Add<Duration> for Timestamp {
     }
 }
 
+/// However long the period is, what matters is told within this, and a question is answered within twice as much.
+const LONGEST_GAP: Duration = Duration::from_millis(50);
+
 /// How often servers report, and when their silence means something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -45,6 +48,11 @@ impl Timing {
         }
     }
 
+    /// The same number of another period's.
+    pub fn with_period(self, period: Duration) -> Self {
+        Self::new(period, self.timeout_periods)
+    }
+
     /// The silence after which a peer is suspect.
     pub fn timeout(self) -> Duration {
         self.period * self.timeout_periods
@@ -58,7 +66,13 @@ impl Timing {
     /// The least time between two reports, however much there is to say.
     pub fn gap(self) -> Duration {
         (self.period / 10)
-            .max(Duration::from_millis(10))
+            .clamp(Duration::from_millis(10), LONGEST_GAP)
             .min(self.period)
+    }
+
+    /// How long an answer to a question proves that its server is there: for the time-out, but at least for as long as a server
+    /// of a longer period may take.
+    pub fn validity(self) -> Duration {
+        self.timeout().max(LONGEST_GAP * 4)
     }
 }

@@ -122,6 +122,7 @@ impl Running {
         prepared.options.config = plan.config;
         prepared.options.source = plan.source;
         self.write_settings()?;
+        self.enter_all(prepared)?;
         self.report(prepared)
     }
 }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::prepare::Prepared;
 use super::probes::Subject;
 use super::running::Running;
-use crate::cluster::{self, Event, Report, ServerId, Status};
+use crate::cluster::{self, Event, Report, ServerId, Status, Timestamp};
 use crate::exchange::{OpenError, clock};
 
 impl Running {
@@ -27,9 +27,7 @@ impl Running {
             }
             Event::PeerUpdated(id) => {
                 let Some(peer) = peer(id) else { return Ok(()) };
-                let moved = self
-                    .table
-                    .update(&mut self.datapath.maps, &peer.report, peer.heard)?;
+                let moved = self.enter(prepared, peer)?;
                 if self.settings.peers != self.table.count() {
                     self.write_settings()?;
                 }
@@ -68,6 +66,26 @@ impl Running {
                 )),
             ),
             Event::Forgotten(id) => self.forget(prepared, id).await?,
+        }
+        Ok(())
+    }
+
+    /// Enters a peer's report in the maps. `true`: identities or addresses have changed.
+    fn enter(&mut self, prepared: &Prepared, peer: &cluster::Peer) -> Result<bool> {
+        // The program knows one time-out, this server's. A peer that has another one counts as heard so much earlier or later.
+        let own = prepared.exchange.cluster().timing();
+        let heard = peer.heard + peer.timing(own).timeout();
+        let heard = Timestamp(heard.0.saturating_sub(own.timeout().as_nanos() as u64));
+        self.table
+            .update(&mut self.datapath.maps, &peer.report, heard)
+    }
+
+    /// Enters all peers' reports again: this server's time-out has changed.
+    pub(super) fn enter_all(&mut self, prepared: &Prepared) -> Result<()> {
+        for peer in prepared.exchange.cluster().peers() {
+            if peer.status == Status::Online {
+                self.enter(prepared, peer)?;
+            }
         }
         Ok(())
     }

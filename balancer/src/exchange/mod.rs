@@ -149,7 +149,7 @@ impl Exchange {
 
     /// Changes how often this server reports, and how long a silence is suspect: [`Cluster::set_timing`].
     pub fn set_timing(&mut self, timing: Timing) {
-        self.cluster.set_timing(timing);
+        self.cluster.set_timing(clock::monotonic(), timing);
     }
 
     /// Changes when this server takes over identities: [`Cluster::set_require`].

@@ -20,7 +20,7 @@ use super::key::Key;
 pub const OVERHEAD: usize = HEADER + 16;
 
 const MAGIC: [u8; 4] = *b"BLNC";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 mod field {
     use super::Range;

@@ -271,6 +271,7 @@ fn report(server: ServerId) -> Report {
         server,
         boot: 1,
         sequence: 1,
+        period_ms: 500,
         name: server.to_string(),
         links: vec![Link {
             mac: mac_of(slot),

@@ -36,6 +36,33 @@ fn what_is_set_decides_at_once() {
     held.finish();
 }
 
+/// A peer that reports seldom is not taken for one that is silent.
+#[test]
+fn a_peer_is_off_line_by_its_own_period() {
+    let Some(mut lab) = Lab::new(2) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let (quick, slow) = (lab.server(1), lab.server(2));
+    for (server, setting) in [(quick, "period=100ms"), (slow, "period=20s")] {
+        assert_eq!(server.ask(&["set", setting, "overload=0%"]).code, Some(0));
+    }
+    // Above its level it asks for fresh reports. That must be over.
+    let first = Held::open(&lab.client, quick.address(), 1, 10);
+    assert_eq!(first.served_by("web1"), 1);
+    until("the slow one was silent for some time", PATIENCE, || {
+        quick.status()["peers"][0]["age_ms"].as_u64() > Some(3_000)
+    });
+    assert_eq!(quick.sees("web2").as_deref(), Some("online"));
+    let held = Held::open(&lab.client, quick.address(), 12, 4);
+    assert!(held.served_by("web2") > 0, "{:#}", quick.status());
+    held.finish();
+    first.finish();
+    // It is known to be quick: its silence shows soon.
+    lab.server_mut(1).end_balancer(Signal::SIGKILL);
+    until("the quick one is missed", Duration::from_secs(5), || {
+        lab.server(2).sees("web1").as_deref() == Some("silent")
+    });
+}
+
 #[test]
 fn one_bad_setting_changes_nothing() {
     let Some(mut lab) = Lab::new(1) else { return };

@@ -102,6 +102,7 @@ impl Bench {
             server: from,
             boot: 7,
             sequence: self.sequence,
+            period_ms: 500,
             name: format!("web{}", from.0),
             links: vec![link(from)],
             services: Vec::new(),
