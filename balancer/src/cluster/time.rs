@@ -49,6 +49,7 @@ impl Timing {
     }
 
     /// The same number of another period's.
+    #[must_use]
     pub fn with_period(self, period: Duration) -> Self {
         Self::new(period, self.timeout_periods)
     }
