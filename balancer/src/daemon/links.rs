@@ -31,6 +31,8 @@ pub struct Sighting {
 /// The identities that this server holds, as its links are to know and show.
 pub struct Links {
     held: watch::Sender<BTreeSet<IpAddr>>,
+    /// The Ethernet addresses of its interfaces.
+    macs: watch::Sender<Vec<[u8; 6]>>,
 }
 
 impl Links {
@@ -38,16 +40,17 @@ impl Links {
     pub fn watch(interfaces: &[Interface], sighted: &mpsc::Sender<Sighting>) -> Result<Self> {
         let (held, holds) = watch::channel(BTreeSet::new());
         let macs: Vec<_> = interfaces.iter().map(|interface| interface.mac).collect();
+        let (macs, own) = watch::channel(macs);
         for interface in interfaces {
             let watch = Watch::open(interface.index, interface.mac)
                 .with_context(|| format!("cannot watch {}", interface.name))?;
             let (holds, sighted) = (holds.clone(), sighted.clone());
-            let (name, macs) = (interface.name.clone(), macs.clone());
+            let (name, own) = (interface.name.clone(), own.clone());
             tokio::spawn(async move {
                 loop {
                     match watch.next().await {
                         Ok((address, mac)) => {
-                            if macs.contains(&mac) || !holds.borrow().contains(&address) {
+                            if own.borrow().contains(&mac) || !holds.borrow().contains(&address) {
                                 continue;
                             }
                             if sighted.send(Sighting { address, mac }).await.is_err() {
@@ -63,12 +66,17 @@ impl Links {
                 }
             });
         }
-        Ok(Self { held })
+        Ok(Self { held, macs })
     }
 
     /// What this server holds from now on.
     pub fn set_held(&self, held: BTreeSet<IpAddr>) {
         self.held.send_replace(held);
+    }
+
+    /// The Ethernet addresses of this server's interfaces from now on.
+    pub fn set_macs(&self, macs: Vec<[u8; 6]>) {
+        self.macs.send_replace(macs);
     }
 
     /// Announces `address` on its link, now and some times later, as long as this server holds it.

@@ -2,7 +2,8 @@
 //!
 //! `prepare` checks and opens what it needs, `start` brings it up, `running` is its life, of which `peers` and `commands` are
 //! parts, as is `drain`; `guests` counts for peers that drain; `services` is what it knows of its services, `probes` how it finds out whether a
-//! silent peer's host lives, `takeover` what it does about identities, `links` what it announces and sees on its links, `history`
+//! silent peer's host lives, `takeover` what it does about identities, `links` what it announces and sees on its links, `macs` what it
+//! does when their Ethernet addresses change, `history`
 //! what has changed, `report` what it tells of itself.
 
 mod commands;
@@ -10,6 +11,7 @@ mod drain;
 mod guests;
 mod history;
 mod links;
+mod macs;
 mod peers;
 mod prepare;
 mod probes;

@@ -20,6 +20,7 @@ use crate::cluster::{Link, OwnState, Timestamp};
 use crate::control::Answer;
 use crate::datapath::Datapath;
 use crate::datapath::interface::{Interface, XdpState};
+use crate::datapath::link_watch::LinkWatch;
 use crate::datapath::peers::PeerTable;
 use crate::exchange::clock;
 use crate::health::Monitor;
@@ -63,6 +64,7 @@ pub(super) struct Inputs {
     pub(super) probe: Probe,
     probed: mpsc::Receiver<Probed>,
     sightings: mpsc::Receiver<Sighting>,
+    links: LinkWatch,
     hang_up: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -82,6 +84,7 @@ impl Running {
             probe: Probe::start(prepared.options.config.load.probe.as_ref()),
             probed,
             sightings,
+            links: LinkWatch::open()?,
             hang_up: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -130,6 +133,7 @@ impl Running {
                     self.on_sighting(prepared, sighting);
                     continue;
                 }
+                () = inputs.links.changed() => ("this host's interfaces", self.on_links(prepared).await),
                 question = prepared.control.next() => match self.on_question(prepared, inputs, question) {
                     None => continue,
                     Some(waiting) => return Some(waiting),

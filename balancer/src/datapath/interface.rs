@@ -100,6 +100,19 @@ impl Interface {
     }
 }
 
+/// The Ethernet address that an interface has now.
+pub async fn mac_of(index: u32) -> Result<[u8; 6]> {
+    let (link, _) = ask(index).await?;
+    let mac = link
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Address(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
+            _ => None,
+        });
+    mac.context("the interface has no Ethernet address")
+}
+
 /// Whether an interface is up and its link is.
 pub async fn has_carrier(index: u32) -> Result<bool> {
     let (link, _) = ask(index).await?;

@@ -6,6 +6,7 @@ pub mod explain;
 pub mod half_open;
 pub mod host;
 pub mod interface;
+pub mod link_watch;
 pub mod maps;
 mod netns;
 pub mod own;

@@ -42,19 +42,24 @@ pub fn settings(
         0 => getrandom::u64().context("the kernel gives no random number")?,
         seed => seed,
     };
-    let mut own_macs = [0; MAX_INTERFACES];
-    for (mac, interface) in own_macs.iter_mut().zip(interfaces) {
-        *mac = Mac::new(interface.mac).number();
-    }
     Ok(Settings {
         timeout_ns: timeout.as_nanos() as u64,
         netns_cookie: netns::cookie()?,
         seed,
         peers,
-        macs: own_macs,
+        macs: macs(interfaces.iter().map(|interface| interface.mac)),
         half_open_mask: maps.half_open.mask(),
         ..before
     })
+}
+
+/// The Ethernet addresses of this server's interfaces, as the settings have them.
+pub fn macs(of_interfaces: impl Iterator<Item = [u8; 6]>) -> [u64; MAX_INTERFACES] {
+    let mut macs = [0; MAX_INTERFACES];
+    for (mac, octets) in macs.iter_mut().zip(of_interfaces) {
+        *mac = Mac::new(octets).number();
+    }
+    macs
 }
 
 /// Sets which service has which port.

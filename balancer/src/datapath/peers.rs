@@ -177,6 +177,23 @@ impl PeerTable {
         own::set_identities(maps, &self.identities())
     }
 
+    /// An interface of this server's has another Ethernet address: what is steered is sent with it.
+    pub fn set_own_mac(&mut self, maps: &mut Maps, interface: u32, mac: [u8; 6]) -> Result<()> {
+        for own in &mut self.interfaces {
+            if own.index == interface {
+                own.mac = mac;
+            }
+        }
+        for (id, slot) in &self.slots {
+            let mut peer = maps.peers.get(slot, 0)?;
+            self.set_state(&mut peer, *id);
+            maps.peers
+                .set(*slot, peer, 0)
+                .context("cannot write the map PEERS")?;
+        }
+        Ok(())
+    }
+
     /// Enters what a peer reported at `heard`. `true`: identities or addresses have changed.
     pub fn update(&mut self, maps: &mut Maps, report: &Report, heard: Timestamp) -> Result<bool> {
         let id = report.server;

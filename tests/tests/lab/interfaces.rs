@@ -63,6 +63,38 @@ fn peers_on_both_links(mode: &str) {
     }
 }
 
+/// The director's, and that of one who is steered to: their clients and peers go on without noticing.
+#[test]
+fn ethernet_addresses_that_change_are_followed() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let first = Held::open(&lab.client, lab.server(1).address(), 14, 12);
+    assert!(first.served_by("web2") > 0 && first.served_by("web3") > 0);
+    for number in [1, 2] {
+        let change = format!("ip link set eth0 address 02:00:00:00:77:0{number}");
+        lab.server(number).host.shell(&change);
+    }
+    for (watcher, number) in [(1, 2), (3, 2), (3, 1), (2, 1)] {
+        until("peers know the new address", Duration::from_secs(5), || {
+            let peers = lab.server(watcher).json(&["peers"]);
+            let mut peers = peers.as_array().unwrap().iter();
+            peers.any(|peer| {
+                peer["name"] == format!("web{number}")
+                    && peer["way"]["mac"] == format!("02:00:00:00:77:0{number}")
+            })
+        });
+    }
+    let second = Held::open(&lab.client, lab.server(1).address(), 24, 4);
+    for peer in ["web2", "web3"] {
+        assert!(second.served_by(peer) > 0, "{peer} has none");
+    }
+    second.finish();
+    first.finish();
+    let text = lab.server(1).ask(&["status"]).output;
+    let said = "eth0 has the Ethernet address 02:00:00:00:77:01 now";
+    assert!(text.contains(said), "{text}");
+}
+
 #[test]
 fn other_links_are_told_nothing() {
     let Some(mut lab) = Lab::new(2) else { return };

@@ -12,7 +12,6 @@ use super::{arp, ndp, question::Question};
 
 /// The ARP packets and neighbour advertisements that an interface receives.
 pub struct Watch {
-    interface_mac: [u8; 6],
     arp: AsyncFd<Socket>,
     ndp: AsyncFd<Socket>,
 }
@@ -35,14 +34,13 @@ impl Watch {
             })
         };
         Ok(Self {
-            interface_mac,
             arp: socket(libc::ETH_P_ARP as u16, &[])?,
             ndp: socket(libc::ETH_P_IPV6 as u16, &ndp::only_advertisements())?,
         })
     }
 
-    /// The next address that a host on the link was seen to use, and the host's Ethernet address, which isn't the
-    /// interface's. Cancel-safe.
+    /// The next address that a host on the link was seen to use, and the host's Ethernet address, which may be the
+    /// interface's own. Cancel-safe.
     pub async fn next(&self) -> io::Result<(IpAddr, [u8; 6])> {
         loop {
             let seen = tokio::select! {
@@ -53,10 +51,8 @@ impl Watch {
                     ndp::user(&packet?).map(|(address, mac)| (IpAddr::V6(address), mac))
                 }
             };
-            if let Some((address, mac)) = seen
-                && mac != self.interface_mac
-            {
-                return Ok((address, mac));
+            if let Some(user) = seen {
+                return Ok(user);
             }
         }
     }

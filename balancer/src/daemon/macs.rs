@@ -1,0 +1,44 @@
+//! Ethernet addresses of this server's interfaces, which may change at any time: by hand, or as a bond's first member does.
+
+use anyhow::{Context as _, Result};
+
+use super::prepare::Prepared;
+use super::running::Running;
+use crate::datapath::interface::mac_of;
+use crate::datapath::own;
+use crate::exchange::clock;
+
+impl Running {
+    /// Some link of this host's has changed. A new Ethernet address goes into the maps, and peers and the link are told.
+    pub(super) async fn on_links(&mut self, prepared: &mut Prepared) -> Result<()> {
+        let mut changed = false;
+        for index in 0..prepared.interfaces.len() {
+            let interface = &mut prepared.interfaces[index];
+            // What can't be looked up now, as an interface that has gone, stays as it was.
+            let mac = mac_of(interface.index)
+                .await
+                .with_context(|| format!("cannot look at {}", interface.name))?;
+            if mac == interface.mac {
+                continue;
+            }
+            changed = true;
+            interface.mac = mac;
+            self.interfaces[index].0.mac = mac;
+            self.table
+                .set_own_mac(&mut self.datapath.maps, interface.index, mac)?;
+            let octets = mac.map(|octet| format!("{octet:02x}")).join(":");
+            let text = format!("{} has the Ethernet address {octets} now", interface.name);
+            self.history.add(clock::monotonic(), text);
+        }
+        if !changed {
+            return Ok(());
+        }
+        let macs = || prepared.interfaces.iter().map(|interface| interface.mac);
+        self.settings.macs = own::macs(macs());
+        self.write_settings()?;
+        self.links.set_macs(macs().collect());
+        self.report(prepared)?;
+        self.announce_all(prepared);
+        Ok(())
+    }
+}
