@@ -10,5 +10,6 @@ pub mod datapath;
 pub mod doctor;
 pub mod exchange;
 pub mod health;
+pub mod http;
 pub mod load;
 pub mod run_dir;

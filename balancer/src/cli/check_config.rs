@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::table::duration;
-use crate::config::Config;
+use crate::config::{Config, Http, Name};
 
 /// Check a configuration file
 #[derive(Args)]
@@ -38,7 +38,42 @@ impl CheckConfig {
                     None => "; no check".to_owned(),
                 },
             );
+            if let Some(http) = config.http_of(&service.name) {
+                print!("{}", routing(http));
+            }
         }
         Ok(())
     }
+}
+
+fn routing(http: &Http) -> String {
+    let mut text = format!("    requests for {}\n", http.backend);
+    for rule in &http.rules {
+        let servers: Vec<_> = rule.servers.iter().map(Name::as_str).collect();
+        text += &format!(
+            "    rule {}: {}{}; {}; {}{}\n",
+            rule.name,
+            rule.host
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
+            rule.path,
+            if servers.is_empty() {
+                "those that serve it, or all".to_owned()
+            } else {
+                servers.join(" ")
+            },
+            rule.route.name(),
+            rule.stateful
+                .as_ref()
+                .map_or_else(String::new, |stateful| format!(
+                    "; stateful from {} to {}",
+                    stateful.entry,
+                    stateful.end.as_ref().map_or_else(
+                        || format!("{} of silence", duration(stateful.time.as_millis() as u64)),
+                        ToString::to_string
+                    )
+                )),
+        );
+    }
+    text
 }

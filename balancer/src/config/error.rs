@@ -102,14 +102,17 @@ impl Problem {
         if let Some(message) = unknown_key(message) {
             return Self { span, message };
         }
-        if text
-            .get(span.clone())
-            .is_some_and(|there| there.starts_with("[service]"))
-        {
-            return Self::new(
-                span,
-                "there may be several services: write [[service]], with two brackets",
-            );
+        let there = text.get(span.clone()).unwrap_or_default();
+        for (table, what) in [
+            ("service", "services"),
+            ("http", "of these"),
+            ("http.rule", "rules"),
+        ] {
+            if there.starts_with(&format!("[{table}]")) {
+                let message =
+                    format!("there may be several {what}: write [[{table}]], with two brackets");
+                return Self::new(span, message);
+            }
         }
         Self::new(
             span,

@@ -12,6 +12,7 @@ use super::{
     Config, Conversation, Exchange, Load, Server, Service, ServiceSpec,
     check::CheckTable,
     error::Problem,
+    http::{self, Http, HttpTable},
     level::{Level, Levels, Margin, PolicyName, Weight},
     load_probe::LoadProbeTable,
     ports::PortRange,
@@ -38,10 +39,12 @@ pub(super) fn parse(text: &str) -> Result<Config, Problem> {
             .require
             .map_or(Require::default(), |RequireName(require)| require),
         services: services(file.service, levels)?,
+        http: Vec::new(),
     };
     if config.services.is_empty() {
         config.services = vec![ServiceSpec::default().resolve(levels)];
     }
+    config.http = https(file.http, &config.services)?;
     Ok(config)
 }
 
@@ -62,6 +65,8 @@ struct File {
     takeover: TakeoverTable,
     #[serde(default)]
     service: Vec<Spanned<ServiceTable>>,
+    #[serde(default)]
+    http: Vec<Spanned<HttpTable>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -321,8 +326,19 @@ fn affinity(name: Option<AffinityName>, time: Option<Spanned<Span>>) -> Result<A
     }
 }
 
+fn https(tables: Vec<Spanned<HttpTable>>, services: &[Service]) -> Result<Vec<Http>, Problem> {
+    let places: Vec<_> = tables.iter().map(Spanned::span).collect();
+    let https = tables
+        .into_iter()
+        .map(|table| HttpTable::resolve(table, services))
+        .collect::<Result<Vec<_>, _>>()?;
+    http::agree(&https, services)
+        .map_err(|(index, message)| Problem::new(places[index].clone(), message))?;
+    Ok(https)
+}
+
 /// The list, if it isn't empty.
-fn filled<T>(list: Spanned<Vec<T>>, example: &str) -> Result<Vec<T>, Problem> {
+pub(super) fn filled<T>(list: Spanned<Vec<T>>, example: &str) -> Result<Vec<T>, Problem> {
     if list.get_ref().is_empty() {
         let message = format!(
             "this list is empty: write at least one, as in [{example}], or leave the line out"
@@ -333,13 +349,16 @@ fn filled<T>(list: Spanned<Vec<T>>, example: &str) -> Result<Vec<T>, Problem> {
 }
 
 /// That no two of `list` have the same key.
-fn distinct<T, K: PartialEq>(list: &[Spanned<T>], key: impl Fn(&T) -> K) -> Result<(), Problem> {
+pub(super) fn distinct<T, K: PartialEq>(
+    list: &[Spanned<T>],
+    key: impl Fn(&T) -> K,
+) -> Result<(), Problem> {
     match super::repeated(list.iter().map(|item| key(item.get_ref()))) {
         None => Ok(()),
         Some(index) => Err(Problem::new(list[index].span(), super::GIVEN_TWICE)),
     }
 }
 
-fn values<T>(list: Vec<Spanned<T>>) -> Vec<T> {
+pub(super) fn values<T>(list: Vec<Spanned<T>>) -> Vec<T> {
     list.into_iter().map(Spanned::into_inner).collect()
 }

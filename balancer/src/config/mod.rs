@@ -1,11 +1,12 @@
 //! The configuration: what the file and the flags say, checked, and in types that hold nothing invalid.
 //!
-//! `value`, `target`, `level`, `ports`, `check` and `service` have the parts with their texts, `file` the layout of the TOML
+//! `value`, `target`, `level`, `ports`, `check`, `service` and `http` have the parts with their texts, `file` the layout of the TOML
 //! file, `spec` that of `--service`.
 
 mod check;
 mod error;
 mod file;
+mod http;
 mod level;
 mod load_probe;
 mod ports;
@@ -32,6 +33,10 @@ use crate::datapath::Tables;
 pub use self::{
     check::{Check, CheckKind, CommandLine, Step},
     error::ConfigError,
+    http::{
+        Backend, Certificate, HostPattern, Http, Limits, PathPattern, ProxyProtocol, Rule,
+        RuleName, RuleRoute, Stateful, Timeouts,
+    },
     level::{Level, Levels, Margin, Policy, PolicyName},
     load_probe::{LoadProbe, LoadSource},
     ports::{PortRange, Protocol},
@@ -63,6 +68,15 @@ pub struct Config {
     pub takeover: Require,
     /// What it offers: 1 to 16 services, of which no two share a name or a port.
     pub services: Vec<Service>,
+    /// The services whose requests are routed one by one. Each is of another one.
+    pub http: Vec<Http>,
+}
+
+impl Config {
+    /// The `[[http]]` of the service with this name.
+    pub fn http_of(&self, service: &Name) -> Option<&Http> {
+        self.http.iter().find(|http| http.service == *service)
+    }
 }
 
 /// The server itself.
@@ -202,6 +216,10 @@ impl Config {
         const KNOWN: &str = "peers know this server by it";
         const SOCKET: &str = "its socket is open";
         const KERNEL: &str = "connections in the kernel go by them";
+        let https = |config: &Self| -> Vec<_> {
+            let ports = |http: &Http| (http.service.clone(), http.tls_ports.clone());
+            config.http.iter().map(ports).collect()
+        };
         let fixed = |config: &Self| {
             let Self {
                 server, exchange, ..
@@ -239,6 +257,11 @@ impl Config {
                     format!("{services:?}"),
                 ),
                 ("tables", KERNEL, format!("{:?}", config.tables)),
+                (
+                    "service or tls_ports of an [[http]]",
+                    "its ports are open",
+                    format!("{:?}", https(config)),
+                ),
             ]
         };
         let differs = fixed(self)
@@ -279,6 +302,10 @@ impl Config {
                 flag: "--service",
                 message: conflict.message,
             })?;
+            http::agree(&self.http, &self.services).map_err(|(_, message)| ConfigError::Flag {
+                flag: "--service",
+                message: format!("the [[http]] of the file goes with its services: {message}"),
+            })?;
         }
         Ok(self)
     }
@@ -300,6 +327,7 @@ impl Default for Config {
             tables: Tables::default(),
             takeover: Require::default(),
             services: vec![ServiceSpec::default().resolve(levels)],
+            http: Vec::new(),
         }
     }
 }

@@ -58,6 +58,28 @@ overload = "70%"
 margin = "5%"
 policy = "round-robin"
 check = { tcp = "127.0.0.1:30000" }
+
+[[http]]
+service = "www"
+backend = "unix:/run/web.sock"
+certificates = [{ certificate = "/etc/ssl/a.pem", key = "/etc/ssl/a.key" }]
+tls_ports = [80, 443]
+hosts = ["WWW.example.com", "*.example.com"]
+names = ["Web1.example.com"]
+serves = ["/banking/*", "*.jpg"]
+forwarded_from = ["10.0.0.5/32"]
+proxy_protocol = { from = ["10.0.0.6/32"], to_backend = true }
+limits = { connections = 1, headers = 2, header_bytes = 3 }
+timeouts = { header = "1s", idle = "2s", connect = "3s", answer = "4s", stall = "5s" }
+
+[[http.rule]]
+name = "banking"
+host = "*.example.com"
+path = "/banking/*"
+methods = ["GET", "POST"]
+servers = ["web1", "web2"]
+route = "redirect"
+stateful = { entry = "/banking/login", end = "/logout", time = "1h", cookie = false }
 "#;
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -170,9 +192,115 @@ fn every_key_has_its_effect() {
                 }),
             },
         ],
+        http: vec![http()],
     };
     assert_eq!(parse(SAMPLE).unwrap(), expected);
     assert_eq!(expected.exchange.timeout(), Duration::from_secs(1));
+}
+
+/// The `[[http]]` of the sample.
+fn http() -> Http {
+    Http {
+        service: "www".parse().unwrap(),
+        backend: Backend::Unix("/run/web.sock".into()),
+        certificates: vec![Certificate {
+            certificate: "/etc/ssl/a.pem".into(),
+            key: "/etc/ssl/a.key".into(),
+        }],
+        tls_ports: vec![80, 443],
+        hosts: ["www.example.com", "*.example.com"]
+            .map(|host| host.parse().unwrap())
+            .into(),
+        names: vec!["Web1.example.com".parse().unwrap()],
+        serves: ["/banking/*", "*.jpg"]
+            .map(|path| path.parse().unwrap())
+            .into(),
+        forwarded_from: vec!["10.0.0.5/32".parse().unwrap()],
+        proxy_protocol: ProxyProtocol {
+            from: vec!["10.0.0.6/32".parse().unwrap()],
+            to_backend: true,
+        },
+        limits: Limits {
+            connections: 1,
+            headers: 2,
+            header_bytes: 3,
+        },
+        timeouts: Timeouts {
+            header: Duration::from_secs(1),
+            idle: Duration::from_secs(2),
+            connect: Duration::from_secs(3),
+            answer: Duration::from_secs(4),
+            stall: Duration::from_secs(5),
+        },
+        rules: vec![Rule {
+            name: "banking".parse().unwrap(),
+            host: Some("*.example.com".parse().unwrap()),
+            path: "/banking/*".parse().unwrap(),
+            methods: vec![hyper::Method::GET, hyper::Method::POST],
+            servers: vec!["web1".parse().unwrap(), "web2".parse().unwrap()],
+            route: RuleRoute::Redirect,
+            stateful: Some(Stateful {
+                entry: "/banking/login".parse().unwrap(),
+                end: Some("/logout".parse().unwrap()),
+                time: Duration::from_hours(1),
+                cookie: false,
+            }),
+        }],
+    }
+}
+
+#[test]
+fn http_has_defaults() {
+    let parse_http = |rest: &str| {
+        let text = format!("[[http]]\nservice = \"www\"\nbackend = \"127.0.0.1:8080\"\n{rest}");
+        parse(&text).map(|config| config.http[0].clone())
+    };
+    let plain = parse_http("tls_ports = []").unwrap();
+    assert_eq!(
+        plain.backend,
+        Backend::Tcp("127.0.0.1:8080".parse().unwrap())
+    );
+    assert_eq!(
+        (plain.limits, plain.timeouts),
+        (Limits::default(), Timeouts::default())
+    );
+    assert!(plain.tls_ports.is_empty() && plain.rules.is_empty());
+    let certificates = r#"certificates = [{ certificate = "/c", key = "/k" }]"#;
+    assert_eq!(parse_http(certificates).unwrap().tls_ports, [443]);
+    let rule = "tls_ports = []\n[[http.rule]]\nname = \"a\"\npath = \"/a/*\"\nstateful = {}";
+    let rule = &parse_http(rule).unwrap().rules[0];
+    let stateful = rule.stateful.as_ref().unwrap();
+    assert_eq!(rule.route, RuleRoute::Relay);
+    assert_eq!(stateful.entry.as_str(), "/a/");
+    assert_eq!((&stateful.end, stateful.cookie), (&None, true));
+    assert_eq!(stateful.time, Duration::from_mins(30));
+    // What the example shows for limits and times.
+    let shown = parse(&uncommented(EXAMPLE, |key| {
+        !["peers", "affinity_time"].contains(&key)
+    }));
+    let shown = &shown.unwrap().http[0];
+    assert_eq!(
+        (shown.limits, shown.timeouts),
+        (Limits::default(), Timeouts::default())
+    );
+    assert_eq!(
+        shown.rules[0].stateful,
+        Some(Stateful {
+            end: Some("/banking/logout".parse().unwrap()),
+            ..parse_http(
+                r#"tls_ports = []
+            [[http.rule]]
+            name = "banking"
+            path = "/banking/*"
+            stateful = {}"#
+            )
+            .unwrap()
+            .rules[0]
+                .stateful
+                .clone()
+                .unwrap()
+        })
+    );
 }
 
 #[test]
@@ -244,7 +372,8 @@ fn peers_in_place_of_a_group() {
 #[test]
 fn example_shows_the_defaults() {
     assert_eq!(parse(EXAMPLE).unwrap(), Config::default());
-    let shown = uncommented(|key| {
+    let (balancing, _) = EXAMPLE.split_once("#[[http]]").unwrap();
+    let shown = uncommented(balancing, |key| {
         ![
             "name",
             "interfaces",
@@ -258,7 +387,7 @@ fn example_shows_the_defaults() {
         .contains(&key)
     });
     assert_eq!(parse(&shown).unwrap(), Config::default());
-    let checked = parse(&uncommented(|key| key == "check")).unwrap();
+    let checked = parse(&uncommented(EXAMPLE, |key| key == "check")).unwrap();
     let Some(check) = &checked.services[0].check else {
         panic!("a check")
     };
@@ -270,15 +399,19 @@ fn example_shows_the_defaults() {
 
 #[test]
 fn example_has_every_key() {
-    parse(&uncommented(|key| {
+    parse(&uncommented(EXAMPLE, |key| {
         !["peers", "affinity_time"].contains(&key)
     }))
     .unwrap();
-    parse(&uncommented(|key| !["group", "affinity"].contains(&key))).unwrap_err();
-    parse(&uncommented(|key| {
+    parse(&uncommented(EXAMPLE, |key| {
+        !["group", "affinity"].contains(&key)
+    }))
+    .unwrap_err();
+    parse(&uncommented(EXAMPLE, |key| {
         !["group", "affinity_time"].contains(&key)
     }))
     .unwrap();
+    let text = uncommented(EXAMPLE, |key| !["peers", "affinity_time"].contains(&key));
     for section in [
         "server",
         "levels",
@@ -286,8 +419,10 @@ fn example_has_every_key() {
         "exchange",
         "tables",
         "[service]",
+        "[http]",
+        "[http.rule]",
     ] {
-        let unknown = EXAMPLE.replace(
+        let unknown = text.replace(
             &format!("[{section}]\n"),
             &format!("[{section}]\nxyzzyxyzzy = 1\n"),
         );
@@ -297,6 +432,7 @@ fn example_has_every_key() {
             let shown = |line: &str| {
                 line.trim_start_matches('#')
                     .starts_with(&format!("{key} = "))
+                    || line.ends_with(&format!(".{key}]]"))
             };
             assert!(EXAMPLE.lines().any(shown), "{key}");
         }
@@ -304,16 +440,16 @@ fn example_has_every_key() {
 }
 
 /// The example with those keys that `wanted` picks.
-fn uncommented(wanted: impl Fn(&str) -> bool) -> String {
-    let line = |line: &'static str| match line.strip_prefix('#') {
-        Some(setting)
-            if !setting.starts_with(' ') && setting.split(" =").next().is_some_and(&wanted) =>
-        {
-            setting
-        }
-        _ => line,
-    };
-    EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n")
+fn uncommented(example: &str, wanted: impl Fn(&str) -> bool) -> String {
+    let mut text = String::new();
+    for line in example.lines() {
+        let setting = line.strip_prefix('#').filter(|setting| {
+            !setting.starts_with(' ') && setting.split(" =").next().is_some_and(&wanted)
+        });
+        text += setting.unwrap_or(line);
+        text += "\n";
+    }
+    text
 }
 
 #[test]
@@ -330,7 +466,19 @@ fn flags_win_over_the_file() {
         identities: vec!["10.0.0.9/32".parse().unwrap()],
         keys: vec!["my.key".into()],
     };
-    let file = parse(SAMPLE).unwrap();
+    let sample = parse(SAMPLE).unwrap();
+    assert_eq!(
+        sample
+            .clone()
+            .override_with(flags.clone())
+            .unwrap_err()
+            .to_string(),
+        "--service: the [[http]] of the file goes with its services: there is no service \"www\": here may be 8080/tcp,8443/tcp, ssh"
+    );
+    let file = Config {
+        http: Vec::new(),
+        ..sample
+    };
     let config = file.clone().override_with(flags.clone()).unwrap();
     assert_eq!(config.server.name.as_str(), "other");
     assert_eq!(config.server.interfaces, flags.interfaces);
@@ -382,6 +530,9 @@ fn keys() -> impl Strategy<Value = (&'static str, &'static str)> {
     for line in EXAMPLE.lines() {
         match line.trim_start_matches('#').split_once(" = ") {
             Some((key, _)) if !line.starts_with("# ") => keys.push((section, key)),
+            _ if line.starts_with(['[', '#']) && line.contains("[[") => {
+                section = line.trim_start_matches('#');
+            }
             _ if line.starts_with('[') => section = line,
             _ => {}
         }

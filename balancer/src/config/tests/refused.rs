@@ -65,6 +65,130 @@ fn unknown_keys() {
 }
 
 #[test]
+fn http() {
+    const HTTP: &str = "[[http]]\nservice = \"www\"\nbackend = \"127.0.0.1:8080\"\n";
+    refused(
+        WWW,
+        &[
+            (
+                "[http]",
+                "4:1: there may be several of these: write [[http]], with two brackets",
+            ),
+            (
+                "[[http]]\nbackend = \"127.0.0.1:8080\"",
+                "4:1: this [[http]] has no service: name one, as in service = \"www\"",
+            ),
+            (
+                "[[http]]\nservice = \"www\"",
+                "4:1: this [[http]] has no backend: say where the local web server is, as in backend = \"127.0.0.1:8080\"",
+            ),
+            (
+                "[[http]]\nservice = \"web\"\nbackend = \"127.0.0.1:8080\"",
+                "5:11: there is no service \"web\": here may be www",
+            ),
+            (
+                "[[http]]\nservice = \"www\"\nbackend = \"127.0.0.1:80\"",
+                "6:11: port 80 is the service's own, where balancer listens on all addresses: let the web server listen on another one",
+            ),
+            (
+                "[[http]]\nservice = \"www\"\nbackend = \"web.sock\"",
+                r#"6:11: "web.sock" is not a local web server: write ADDRESS:PORT or unix:PATH, as in "127.0.0.1:8080" or "unix:/run/web.sock""#,
+            ),
+            (
+                "[[http]]\nservice = \"dns\"\nbackend = \"127.0.0.1:8080\"\n[[service]]\nname = \"dns\"\nports = [\"53/udp\"]",
+                "5:11: service \"dns\" has no tcp ports, and one with an [[http]] has 1 to 16",
+            ),
+            (
+                "[[http]]\nservice = \"m\"\nbackend = \"127.0.0.1:8080\"\n[[service]]\nname = \"m\"\nports = [\"1000-1016/tcp\"]",
+                "5:11: service \"m\" has too many tcp ports, and one with an [[http]] has 1 to 16",
+            ),
+        ],
+    );
+    let start = format!("{WWW}{HTTP}");
+    refused(
+        &start,
+        &[
+            (
+                HTTP,
+                "7:1: service \"www\" has an [[http]] already: put its rules there",
+            ),
+            (
+                "tls_ports = [80]",
+                "7:13: clients speak TLS on port 80, and there is no certificate: add one, as in certificates = [{ certificate = \"/etc/ssl/www.pem\", key = \"/etc/ssl/www.key\" }], or write tls_ports = []",
+            ),
+            (
+                "tls_ports = [443]",
+                "7:14: port 443 is no tcp port of the service",
+            ),
+            (
+                "certificates = [{ certificate = \"/a\", key = \"/b\" }]",
+                "4:1: there are certificates, and no port where clients speak TLS: add one, as in tls_ports = [8443], or leave the certificates out",
+            ),
+            (
+                "certificates = [{ certificate = \"a.pem\", key = \"/b\" }]",
+                "7:33: \"a.pem\" is not a file: write its whole path, as in \"/etc/ssl/www.pem\"",
+            ),
+            (
+                "hosts = [\"www.example.com:80\"]",
+                r#"7:10: "www.example.com:80" is not a host: write a name, or all names below one, or an address, as in "www.example.com", "*.example.com" or "192.0.2.7""#,
+            ),
+            (
+                "hosts = [\"www.example.com\"]\nnames = [\"web1.example.com\"]",
+                "8:10: \"web1.example.com\" is not among hosts, so requests for it would be refused: add it there",
+            ),
+            (
+                "serves = [\"banking/*\"]",
+                r#"7:11: "banking/*" is not a path: write it from its first slash on, normalised, with * for any text, as in "/banking/*" or "*.jpg""#,
+            ),
+            (
+                "forwarded_from = [\"10.0.0.5/8\"]",
+                r#"7:19: "10.0.0.5/8" is not a network: write its address and prefix length, as in "10.0.0.5/32""#,
+            ),
+            (
+                "limits = { headers = 0 }",
+                "7:22: \"0\" is not a limit: write a whole number from 1 to 1000000",
+            ),
+            (
+                "[[http.rule]]\npath = \"/\"",
+                "7:1: this rule has no name: add one, as in name = \"banking\"",
+            ),
+            (
+                "[[http.rule]]\nname = \"a b\"",
+                r#"8:8: "a b" is not the name of a rule: write 1 to 32 letters, digits, - and _, as in "banking""#,
+            ),
+            (
+                "[[http.rule]]\nname = \"a\"",
+                "7:1: this rule has no path: add one, as in path = \"/banking/*\"",
+            ),
+            (
+                "[[http.rule]]\nname = \"a\"\npath = \"/\"\n[[http.rule]]\nname = \"a\"\npath = \"/b\"",
+                "11:8: there already is a rule \"a\": give this one another name",
+            ),
+            (
+                "[[http.rule]]\nname = \"a\"\npath = \"/\"\nservers = []",
+                r#"10:11: this list is empty: write at least one, as in ["web1"], or leave the line out"#,
+            ),
+            (
+                "[[http.rule]]\nname = \"a\"\npath = \"/\"\nroute = \"proxy\"",
+                r#"10:9: "proxy" is not a way to another server: write "relay" or "redirect""#,
+            ),
+            (
+                "[[http.rule]]\nname = \"a\"\npath = \"/\"\nroute = \"redirect\"",
+                r#"10:9: a redirect needs a name that leads to one server alone: give each server one in its [[http]], as in names = ["web1.example.com"]"#,
+            ),
+            (
+                "[[http.rule]]\nname = \"a\"\npath = \"/\"\nmethods = [\"get\"]",
+                r#"10:12: "get" is not a method: write it in capitals, as in "GET""#,
+            ),
+            (
+                "[[http.rule]]\nname = \"a\"\npath = \"*.php\"\nstateful = {}",
+                r#"9:8: requests of a stateful rule have an entry: begin the path with it, as in "/banking/*", or name it, as in stateful = { entry = "/login" }"#,
+            ),
+        ],
+    );
+}
+
+#[test]
 fn wrong_types() {
     refused(
         "",
