@@ -379,7 +379,9 @@ impl Takeover {
             };
             // A home that is there takes what is its own.
             let free = free.filter(|_| sight.standing(identity.home) != Standing::Present);
-            let (Some(free), Some(rank)) = (free, sight.rank(*address)) else {
+            // The rank takes a look at every peer: it is for those few that may be free.
+            let search = free.and_then(|free| Some((free, sight.rank(*address)?)));
+            let Some((free, rank)) = search else {
                 identity.forget_search();
                 continue;
             };
