@@ -1,7 +1,7 @@
 //! A write-ahead journal of the changes on the host, so that a daemon killed at any point leaks none of them.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -117,7 +117,8 @@ impl Journal {
         )
     }
 
-    /// Writes a file beside the journal and renames it, so that a crash leaves the old contents or the new.
+    /// Writes a file beside the journal and renames it, so that a crash leaves the old contents or the new. It doesn't wait
+    /// for a disk, which may take longer than a takeover: when the whole host goes down, what it lists is gone as well.
     fn save(&mut self) -> anyhow::Result<()> {
         let text = serde_json::to_vec_pretty(&self.contents)?;
         let draft = self.draft();
@@ -129,9 +130,7 @@ impl Journal {
                 .mode(0o600)
                 .open(&draft)?;
             file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&draft, &self.path)?;
-            File::open(directory_of(&self.path))?.sync_all()
+            fs::rename(&draft, &self.path)
         };
         write().with_context(|| format!("cannot write the undo journal {}", self.path.display()))
     }
@@ -170,12 +169,6 @@ fn read(path: &Path) -> anyhow::Result<Option<Contents>> {
         contents.version
     );
     Ok(Some(contents))
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

@@ -203,7 +203,7 @@ impl Host {
         !self.journal.changes().is_empty()
     }
 
-    /// Records a change that the caller is about to make, so that [`Host::restore`] undoes it. Returns when it is on disk.
+    /// Records a change that the caller is about to make, so that [`Host::restore`] undoes it.
     pub fn record(&mut self, change: Change) -> anyhow::Result<()> {
         self.journal.record(change)
     }
