@@ -23,6 +23,7 @@ pub struct Server {
     /// Its host.
     pub host: Host,
     lab: PathBuf,
+    program: PathBuf,
     nginx: Option<Process>,
     balancer: Option<Process>,
 }
@@ -43,6 +44,7 @@ impl Server {
         let mut server = Self {
             host,
             lab: lab.to_owned(),
+            program: binary(),
             nginx: None,
             balancer: None,
         };
@@ -67,9 +69,18 @@ impl Server {
 
     /// A command of balancer's on this server, to this server's daemon.
     pub fn balancer(&self, arguments: &[&str]) -> Command {
-        let mut command = self.host.command(binary());
+        let mut command = self.host.command(&self.program);
         self.point(command.args(arguments));
         command
+    }
+
+    /// Commands of balancer's are another copy of the program from now on, as after an upgrade.
+    pub fn replace_program(&mut self) {
+        let (new, program) = (self.dir().join("balancer.new"), self.dir().join("balancer"));
+        fs::copy(binary(), &new).expect("a file in the lab's directory");
+        // One that runs can't be written.
+        fs::rename(&new, &program).expect("a file in the lab's directory");
+        self.program = program;
     }
 
     /// Makes a command of balancer's one for this server's daemon.

@@ -40,6 +40,12 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Takeover and hand-back in a lab, beside keepalived: longest gaps, requests lost, connections broken. Needs root
+    Failover {
+        /// For the benchmark: --runs RUNS, --quick
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -48,7 +54,8 @@ fn main() -> Result<()> {
         Task::Simulate(arguments) => simulate::run(&arguments),
         Task::Fuzz { frames } => fuzz(frames),
         Task::Bench(Bench::Packet) => bench_packet(),
-        Task::Bench(Bench::Balance { arguments }) => bench_balance(&arguments),
+        Task::Bench(Bench::Balance { arguments }) => bench_in_lab("balance", &arguments),
+        Task::Bench(Bench::Failover { arguments }) => bench_in_lab("failover", &arguments),
     }
 }
 
@@ -97,7 +104,8 @@ fn bench_packet() -> Result<()> {
     )
 }
 
-fn bench_balance(arguments: &[String]) -> Result<()> {
+/// A benchmark that is a program of the tests' package.
+fn bench_in_lab(name: &str, arguments: &[String]) -> Result<()> {
     run(
         &[
             "build",
@@ -114,7 +122,8 @@ fn bench_balance(arguments: &[String]) -> Result<()> {
             "--quiet",
             "--release",
             "--package=balancer-tests",
-            "--bin=balance",
+            "--bin",
+            name,
             "--",
         ],
         arguments,
