@@ -78,7 +78,7 @@ fn init_log() {
                 writeln!(
                     out,
                     "{} {level}: {}",
-                    out.timestamp_seconds(),
+                    out.timestamp_millis(),
                     record.args()
                 )
             }
