@@ -75,12 +75,7 @@ fn init_log() {
             if under_systemd {
                 writeln!(out, "{level}: {}", record.args())
             } else {
-                writeln!(
-                    out,
-                    "{} {level}: {}",
-                    out.timestamp_millis(),
-                    record.args()
-                )
+                writeln!(out, "{} {level}: {}", out.timestamp_millis(), record.args())
             }
         })
         .init();

@@ -166,19 +166,10 @@ async fn run(
     held
 }
 
-/// One request on a connection of its own.
+/// One request on a connection of its own. The client closes it, so that servers are left with nothing.
 async fn probe(address: SocketAddr) -> Result<()> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream
-        .write_all(b"GET / HTTP/1.0\r\nHost: lab\r\n\r\n")
-        .await?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    if answer.starts_with(b"HTTP/1.1 200 ") {
-        Ok(())
-    } else {
-        Err(ErrorKind::InvalidData.into())
-    }
+    let mut connection = Connection::open(address).await?;
+    connection.ask().await.map(drop)
 }
 
 /// Uses a connection until the end, and once after that.
@@ -205,25 +196,32 @@ impl Connection {
         Ok(Self { stream })
     }
 
-    /// The server that answers a request.
+    /// The server that answers a request well.
     async fn ask(&mut self) -> Result<String> {
         self.stream
             .write_all(b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n")
             .await?;
+        if !self.line().await?.starts_with("HTTP/1.1 200 ") {
+            return Err(ErrorKind::InvalidData.into());
+        }
         let (mut server, mut length) = (String::new(), 0);
         loop {
-            let mut line = String::new();
-            if self.stream.read_line(&mut line).await? == 0 {
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
-            match line.trim_end().split_once(": ") {
+            let line = self.line().await?;
+            match line.split_once(": ") {
                 Some(("X-Server", name)) => name.clone_into(&mut server),
                 Some(("Content-Length", text)) => length = text.parse().unwrap_or(0),
-                None if line.trim_end().is_empty() => break,
+                None if line.is_empty() => break,
                 Some(_) | None => {}
             }
         }
         self.stream.read_exact(&mut vec![0; length]).await?;
         Ok(server)
+    }
+    async fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line).await? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end().to_owned())
     }
 }

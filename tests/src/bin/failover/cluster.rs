@@ -83,6 +83,15 @@ impl<'a> Cluster<'a> {
         self.link("up");
     }
 
+    /// Restarts the web servers: connections that broke without their notice count as open.
+    pub fn forget_connections(&mut self) {
+        for number in 1..=SERVERS {
+            let server = self.lab.server_mut(number);
+            server.end_nginx();
+            server.start_nginx();
+        }
+    }
+
     /// SIGTERM on the first server.
     pub fn end_first(&mut self) {
         self.end(1);

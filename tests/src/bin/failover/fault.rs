@@ -71,6 +71,7 @@ impl Fault {
 
     /// Makes it happen, and looks on.
     pub fn happen(self, cluster: &mut Cluster, interval: Duration) -> Outcome {
+        cluster.forget_connections();
         let client = Client::start(&cluster.lab().client, Cluster::address());
         sleep(CALM);
         match self {
