@@ -13,3 +13,4 @@ pub mod health;
 pub mod http;
 pub mod load;
 pub mod run_dir;
+mod sock_diag;

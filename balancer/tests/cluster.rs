@@ -357,6 +357,10 @@ impl Simulation {
                     | Event::Announce(_)
                     | Event::Moved(_)
                     | Event::NameConflict { .. }
+                    | Event::Recover { .. }
+                    | Event::FlowsWanted { .. }
+                    | Event::Flows(_)
+                    | Event::Recovered(_)
                     | Event::Forgotten(_) => {}
                 }
             }

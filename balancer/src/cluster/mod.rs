@@ -9,6 +9,7 @@
 
 mod membership;
 mod questions;
+mod recovery;
 mod report;
 mod reporter;
 mod takeover;
@@ -23,6 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 pub use membership::{MAX_PEERS, MEMORY, Peer, Status};
+pub use recovery::{FlowAt, FlowReport, FlowsPart, FlowsQuery, GRACE, MAX_FLOWS};
 pub use report::{
     Guests, IdentityReport, Invalid, Link, MAX_ADDRESSES, MAX_ANSWERS, MAX_ENCODED, MAX_GUESTS,
     MAX_IDENTITIES, MAX_LINKS, MAX_NAME, MAX_PERIOD_MS, MAX_PORTS, MAX_SERVICES, Message,
@@ -34,6 +36,7 @@ pub use time::{Timestamp, Timing};
 
 use membership::Membership;
 use questions::Questions;
+use recovery::{Answerer, Asker};
 use reporter::{Holdings, Reporter};
 use takeover::{Sight, Takeover};
 
@@ -118,6 +121,28 @@ pub enum Event {
     Announce(IpAddr),
     /// An identity has another holder, or none: see [`Cluster::identities`].
     Moved(IpAddr),
+    /// This server has got this identity, or has it back, and knows only of some of the flows on it: find out which are its
+    /// own, then call [`Cluster::recover`]. Until [`Event::Recovered`], but no longer than [`GRACE`], clients are better
+    /// not answered that a flow isn't known here.
+    Recover {
+        /// The identity.
+        identity: IpAddr,
+        /// Only this peer can know more; `None`: all can.
+        of: Option<ServerId>,
+    },
+    /// Collect the flows that this server has on `identities`, then call [`Cluster::tell_flows`].
+    FlowsWanted {
+        /// Who asks.
+        by: ServerId,
+        /// What the answer is to name.
+        session: u64,
+        /// The identities.
+        identities: Vec<IpAddr>,
+    },
+    /// A peer tells of flows on identities that this server has.
+    Flows(Vec<FlowAt>),
+    /// All flows on this identity that can be known of were told of.
+    Recovered(IpAddr),
     /// A peer was silent for [`MEMORY`] and isn't known any more.
     Forgotten(ServerId),
 }
@@ -141,6 +166,9 @@ pub enum Refused {
     /// As many peers are known as can be.
     #[error("report of a new peer where {MAX_PEERS} are known")]
     TooManyPeers,
+    /// Flows of a peer that this server hasn't asked, or not any more: repeated, or late.
+    #[error("flows that weren't asked for")]
+    Unasked,
 }
 
 /// The cluster as one server sees it.
@@ -150,6 +178,8 @@ pub struct Cluster {
     reporter: Reporter,
     membership: Membership,
     takeover: Takeover,
+    asker: Asker,
+    answerer: Answerer,
     asked_group: Timestamp,
     out: Outbox,
 }
@@ -185,6 +215,8 @@ impl Cluster {
         let mut cluster = Self {
             timing: Timing::new(options.period, options.timeout_periods),
             takeover: Takeover::new(now, options.me, &options.estate),
+            asker: Asker::new(now),
+            answerer: Answerer::new(options.me),
             reporter: Reporter::new(options),
             membership: Membership::default(),
             asked_group: Timestamp(0),
@@ -228,34 +260,79 @@ impl Cluster {
         message: Message,
     ) -> Result<(), Refused> {
         self.notice_stall(now);
-        let Options { me, boot, name, .. } = self.reporter.options();
+        let options = self.reporter.options();
         match message {
             Message::Query { nonce } => {
                 self.reporter.handle_query(now, from, nonce, self.timing);
                 Ok(())
             }
-            Message::Report(report) if report.server == *me && report.boot == *boot => {
-                Err(Refused::Own)
+            Message::Report(report) if report.server == options.me => {
+                Err(if report.boot == options.boot {
+                    Refused::Own
+                } else {
+                    Refused::SharedId
+                })
             }
-            Message::Report(report) if report.server == *me => Err(Refused::SharedId),
-            Message::Report(report) => {
-                let (id, timing) = (report.server, self.timing);
-                let able = self.takeover.is_able(now);
-                let before = self.membership.peer(id).map(|peer| peer.status);
-                self.membership
-                    .handle_report(now, from, *report, name, timing, &mut self.out)?;
-                let sight = sight(&self.reporter, &self.membership, able);
-                if let Some(peer) = self.membership.peer(id) {
-                    self.takeover
-                        .handle_report(now, &peer.report, &sight, timing, &mut self.out);
-                }
-                if before.is_some_and(|before| before != Status::Online) {
-                    self.takeover.come_together(now, timing, &mut self.out);
-                }
-                self.settle(now);
-                Ok(())
+            Message::Report(report) => self.handle_report(now, from, *report),
+            Message::FlowsQuery(query) => self.answerer.handle_query(
+                now,
+                from,
+                &query,
+                self.timing,
+                &self.membership,
+                &mut self.out,
+            ),
+            Message::Flows(part) => {
+                self.asker
+                    .handle_part(now, &part, options, &self.membership, &mut self.out)
             }
         }
+    }
+
+    fn handle_report(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        report: Report,
+    ) -> Result<(), Refused> {
+        let options = self.reporter.options();
+        let (id, timing) = (report.server, self.timing);
+        let able = self.takeover.is_able(now);
+        let before = self.membership.peer(id).map(|peer| peer.status);
+        self.membership
+            .handle_report(now, from, report, &options.name, timing, &mut self.out)?;
+        let sight = sight(&self.reporter, &self.membership, able);
+        if let Some(peer) = self.membership.peer(id) {
+            self.takeover
+                .handle_report(now, &peer.report, &sight, timing, &mut self.out);
+        }
+        if before != Some(Status::Online) {
+            self.asker
+                .meet(now, id, options, &self.membership, &mut self.out);
+        }
+        if before.is_some_and(|before| before != Status::Online) {
+            self.takeover.come_together(now, id, timing, &mut self.out);
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Asks for the flows on `identities` of this server's: one peer, or all.
+    pub fn recover(&mut self, now: Timestamp, identities: &[IpAddr], of: Option<ServerId>) {
+        let options = self.reporter.options();
+        self.asker.recover(
+            now,
+            identities,
+            of,
+            options,
+            &self.membership,
+            &mut self.out,
+        );
+    }
+
+    /// Takes in the flows that [`Event::FlowsWanted`] asked for.
+    pub fn tell_flows(&mut self, by: ServerId, session: u64, flows: &[FlowAt]) {
+        self.answerer.answer(by, session, flows, &mut self.out);
     }
 
     /// Takes in whether the host of peer `id` answered the probe that [`Event::Probe`] asked for.
@@ -300,6 +377,10 @@ impl Cluster {
         self.membership
             .handle_timeout(now, self.timing, &mut self.out);
         self.settle(now);
+        let options = self.reporter.options();
+        self.asker
+            .handle_timeout(now, options, &self.membership, &mut self.out);
+        self.answerer.handle_timeout(now);
         self.reporter
             .handle_timeout(now, self.timing, &mut self.out);
     }
@@ -310,6 +391,8 @@ impl Cluster {
             .next_timeout()
             .min(self.membership.next_timeout(self.timing))
             .min(self.takeover.next_timeout())
+            .min(self.asker.next_timeout())
+            .min(self.answerer.next_timeout())
     }
 
     /// The next message to be sent.

@@ -29,10 +29,16 @@ impl Questions {
         }
     }
 
+    /// A number that was never used before.
+    pub fn number(&mut self) -> u64 {
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        number
+    }
+
     /// A new question.
     pub fn ask(&mut self, now: Timestamp) -> Message {
-        let nonce = self.next;
-        self.next = self.next.wrapping_add(1);
+        let nonce = self.number();
         self.open.push_back((nonce, now));
         Message::Query { nonce }
     }

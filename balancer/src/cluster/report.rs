@@ -5,9 +5,10 @@
 
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::ServerId;
+use super::recovery::{FlowsPart, FlowsQuery};
 
 /// Bytes that the name of a server or service may have.
 pub const MAX_NAME: usize = 64;
@@ -41,6 +42,10 @@ pub enum Message {
         /// A number that this server never asked with before: the report has it among its answers.
         nonce: u64,
     },
+    /// To one server: which flows have you on these identities?
+    FlowsQuery(Box<FlowsQuery>),
+    /// To who asked: these, and more.
+    Flows(Box<FlowsPart>),
 }
 
 /// How one server is, at one moment.
@@ -167,6 +172,9 @@ pub enum Invalid {
     /// A link with a group address: frames to it would go to everybody.
     #[error("the Ethernet address of a link is a group address")]
     Mac,
+    /// A flow of no protocol, port or client that could be one.
+    #[error("a flow that cannot be one, of {0}")]
+    Flow(SocketAddr),
     /// All within bounds, but together too much for one datagram.
     #[error(
         "the report has {0} bytes, and one datagram holds {MAX_ENCODED}: fewer ports, addresses or identities are needed"
@@ -191,8 +199,11 @@ impl Message {
         if !rest.is_empty() {
             return Err(Invalid::Encoding);
         }
-        if let Self::Report(report) = &message {
-            report.check()?;
+        match &message {
+            Self::Report(report) => report.check()?,
+            Self::FlowsQuery(query) => query.check()?,
+            Self::Flows(part) => part.check()?,
+            Self::Query { .. } => {}
         }
         Ok(message)
     }

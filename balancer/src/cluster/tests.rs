@@ -321,7 +321,7 @@ fn answers_name_their_questions() {
     let answers: Vec<_> = std::iter::from_fn(|| cluster.poll_transmit())
         .map(|transmit| match transmit.message {
             Message::Report(report) => report.answers,
-            Message::Query { .. } => panic!("a query"),
+            other => panic!("{other:?}"),
         })
         .collect();
     assert_eq!(answers.concat(), (0..70).collect::<Vec<_>>());

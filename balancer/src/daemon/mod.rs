@@ -2,8 +2,8 @@
 //!
 //! `prepare` checks and opens what it needs, `start` brings it up, `running` is its life, of which `peers` and `commands` are
 //! parts, as is `drain`; `guests` counts for peers that drain; `services` is what it knows of its services, `probes` how it finds out whether a
-//! silent peer's host lives, `takeover` what it does about identities, `links` what it announces and sees on its links, `macs` what it
-//! does when their Ethernet addresses change, `history`
+//! silent peer's host lives, `takeover` what it does about identities, `recovery` about the flows on them, `links` what it
+//! announces and sees on its links, `macs` what it does when their Ethernet addresses change, `history`
 //! what has changed, `report` what it tells of itself.
 
 mod commands;
@@ -15,6 +15,7 @@ mod macs;
 mod peers;
 mod prepare;
 mod probes;
+mod recovery;
 mod report;
 mod running;
 mod services;

@@ -65,6 +65,14 @@ impl Running {
                     "server {id} has the same name, {name}: give each a name of its own"
                 )),
             ),
+            Event::Recover { identity, of } => self.recover(vec![identity], of)?,
+            Event::FlowsWanted {
+                by,
+                session,
+                identities,
+            } => self.on_flows_wanted(prepared, by, session, identities),
+            Event::Flows(flows) => self.on_flows(prepared.id, &flows)?,
+            Event::Recovered(identity) => self.on_recovered(identity)?,
             Event::Forgotten(id) => self.forget(prepared, id).await?,
         }
         Ok(())

@@ -14,6 +14,7 @@ use super::history::History;
 use super::links::{Links, Sighting};
 use super::prepare::Prepared;
 use super::probes::{Probed, Subject};
+use super::recovery::{Collected, Recovery};
 use super::services::Services;
 use super::warnings::Warnings;
 use crate::cluster::{Link, OwnState, Timestamp};
@@ -51,6 +52,7 @@ pub struct Running {
     /// What is being announced and watched over.
     pub(super) links: Links,
     pub(super) history: History,
+    pub(super) recovery: Recovery,
     /// Peers' addresses are not all as they should be on this host.
     pub(super) foreign_pending: bool,
     /// When peers that only a predecessor has heard of were last probed.
@@ -65,6 +67,7 @@ pub(super) struct Inputs {
     probed: mpsc::Receiver<Probed>,
     sightings: mpsc::Receiver<Sighting>,
     links: LinkWatch,
+    collected: mpsc::Receiver<Collected>,
     hang_up: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -79,17 +82,19 @@ impl Running {
     pub async fn run(prepared: &mut Prepared) -> Result<Option<oneshot::Sender<Answer>>> {
         let (answers, probed) = mpsc::channel(64);
         let (sighted, sightings) = mpsc::channel(64);
+        let (recovery, collected) = mpsc::channel(64);
         let mut inputs = Inputs {
             monitor: Monitor::start(&prepared.options.config.services),
             probe: Probe::start(prepared.options.config.load.probe.as_ref()),
             probed,
             sightings,
             links: LinkWatch::open()?,
+            collected,
             hang_up: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         };
-        let mut running = Self::start(prepared, answers, sighted).await?;
+        let mut running = Self::start(prepared, answers, sighted, recovery).await?;
         if let Some(key) = prepared.new_key.take() {
             key.keep();
         }
@@ -134,6 +139,9 @@ impl Running {
                     continue;
                 }
                 () = inputs.links.changed() => ("this host's interfaces", self.on_links(prepared).await),
+                Some(collected) = inputs.collected.recv() => {
+                    ("recovery of flows", self.on_collected(prepared, collected))
+                }
                 question = prepared.control.next() => match self.on_question(prepared, inputs, question) {
                     None => continue,
                     Some(waiting) => return Some(waiting),

@@ -9,8 +9,10 @@ use super::history::History;
 use super::links::{Links, Sighting};
 use super::prepare::Prepared;
 use super::probes::Probed;
+use super::recovery::{Collected, Recovery};
 use super::running::Running;
 use super::services::Services;
+use super::takeover;
 use super::warnings::Warnings;
 use crate::datapath::host::Change;
 use crate::datapath::interface::XdpState;
@@ -24,6 +26,7 @@ impl Running {
         prepared: &mut Prepared,
         probed: mpsc::Sender<Probed>,
         sighted: mpsc::Sender<Sighting>,
+        collected: mpsc::Sender<Collected>,
     ) -> Result<Self> {
         prepared.make_pin_dir()?;
         let pin_dir = prepared.options.pin_dir.clone();
@@ -62,6 +65,7 @@ impl Running {
             probed,
             links: Links::watch(&prepared.interfaces, &sighted)?,
             history: History::default(),
+            recovery: Recovery::new(collected),
             foreign_pending: false,
             adopted_judged: now,
             reviewed: now,
@@ -90,6 +94,8 @@ impl Running {
         self.write_settings()?;
         self.services.review_sockets(&mut self.datapath.maps)?;
         self.report(prepared)?;
+        // Flows on the identities may be with peers, which aren't known yet.
+        self.recover(takeover::held(prepared).into_iter().collect(), None)?;
         for interface in &prepared.interfaces {
             let state = self.datapath.attach(interface, prepared.options.mode)?;
             log::info!("attached to {} in {} mode", interface.name, state.name());

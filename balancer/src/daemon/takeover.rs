@@ -27,6 +27,10 @@ impl Running {
             prepared.exchange.renounce(address);
             return Ok(());
         };
+        // Before the first packet comes it is known that only services are to be served there, and unknown flows not reset.
+        prepared.assumed.insert(address, interface.index);
+        self.set_held(prepared)?;
+        self.recover(vec![address], None)?;
         let added = prepared
             .host
             .assume(
@@ -38,10 +42,10 @@ impl Running {
             .await;
         if let Err(error) = added {
             prepared.exchange.renounce(address);
+            prepared.assumed.remove(&address);
+            self.set_held(prepared)?;
             return Err(error.context(format!("cannot take over {address}")));
         }
-        prepared.assumed.insert(address, interface.index);
-        self.set_held(prepared)?;
         self.links.announce(&interface, address);
         // It isn't foreign any more.
         self.set_foreign(prepared).await
@@ -49,9 +53,10 @@ impl Running {
 
     /// Removes an identity of another server from this host.
     pub(super) async fn release(&mut self, prepared: &mut Prepared, address: IpAddr) -> Result<()> {
+        // As long as the address is there, none but services are served on it.
+        prepared.host.release(address).await?;
         prepared.assumed.remove(&address);
         self.set_held(prepared)?;
-        prepared.host.release(address).await?;
         self.set_foreign(prepared).await
     }
 
@@ -128,7 +133,8 @@ pub(super) fn server_name(prepared: &Prepared, id: ServerId) -> String {
     peer.map_or_else(|| id.to_string(), |peer| peer.report.name.clone())
 }
 
-fn held(prepared: &Prepared) -> BTreeSet<IpAddr> {
+/// The identities that this server holds.
+pub(super) fn held(prepared: &Prepared) -> BTreeSet<IpAddr> {
     let own = prepared.identities.iter().map(ipnet::IpNet::addr);
     own.chain(prepared.assumed.keys().copied()).collect()
 }

@@ -2,6 +2,7 @@
 //!
 //! Everything is pinned, so that it goes on when the daemon ends and the next one takes it over.
 
+pub mod connections;
 pub mod explain;
 pub mod half_open;
 pub mod host;
@@ -11,6 +12,7 @@ pub mod maps;
 mod netns;
 pub mod own;
 pub mod peers;
+pub mod recovered;
 pub mod tables;
 pub mod trace;
 pub mod way;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use aya::maps::MapError;
 use balancer_common::types::{
     Address, Identity, MAX_INTERFACES, Mac, Port, Service, Settings, cost_of,
 };
@@ -12,6 +13,7 @@ use balancer_common::types::{
 use super::interface::Interface;
 use super::maps::Maps;
 use super::netns;
+use crate::cluster::Timestamp;
 use crate::config::{self, Protocol};
 
 /// What changes about a service while the daemon runs. See [`Service`] for the meanings.
@@ -101,7 +103,7 @@ pub fn set_service(
     Ok(value)
 }
 
-/// Makes the identities that this server holds, and the addresses of its peers, the ones in the map.
+/// Makes the identities that this server holds, and the addresses of its peers, the ones in the map. A grace goes on.
 pub fn set_identities(maps: &mut Maps, wanted: &BTreeMap<IpAddr, Identity>) -> Result<()> {
     let present: Vec<Address> = maps.identities.keys().collect::<Result<_, _>>()?;
     for address in present {
@@ -110,11 +112,40 @@ pub fn set_identities(maps: &mut Maps, wanted: &BTreeMap<IpAddr, Identity>) -> R
         }
     }
     for (&address, &identity) in wanted {
-        maps.identities
-            .insert(Address::from(address), identity, 0)
-            .with_context(|| format!("cannot enter {address} in the map IDENTITIES"))?;
+        let grace_until_ns = before(maps, address)?.map_or(0, |before| before.grace_until_ns);
+        let identity = Identity {
+            grace_until_ns,
+            ..identity
+        };
+        enter(maps, address, identity)?;
     }
     Ok(())
+}
+
+/// Until when packets of unknown flows on an identity are dropped, as long as `SETTINGS` says so as well.
+pub fn set_grace(maps: &mut Maps, address: IpAddr, until: Timestamp) -> Result<()> {
+    let Some(identity) = before(maps, address)? else {
+        return Ok(());
+    };
+    let identity = Identity {
+        grace_until_ns: until.0,
+        ..identity
+    };
+    enter(maps, address, identity)
+}
+
+fn before(maps: &Maps, address: IpAddr) -> Result<Option<Identity>> {
+    match maps.identities.get(&Address::from(address), 0) {
+        Ok(identity) => Ok(Some(identity)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error).context("cannot read the map IDENTITIES"),
+    }
+}
+
+fn enter(maps: &mut Maps, address: IpAddr, identity: Identity) -> Result<()> {
+    maps.identities
+        .insert(Address::from(address), identity, 0)
+        .with_context(|| format!("cannot enter {address} in the map IDENTITIES"))
 }
 
 fn port(services: &[config::Service], number: u16) -> Port {

@@ -36,6 +36,8 @@ pub struct ExchangeCounters {
     pub unproven: u64,
     /// Of a new peer, with no room for it.
     pub too_many_peers: u64,
+    /// Flows that this server hasn't asked for, or not any more.
+    pub unasked: u64,
 }
 
 /// Why a datagram was dropped.
@@ -69,6 +71,7 @@ impl ExchangeCounters {
             ("oversized", self.oversized),
             ("unproven", self.unproven),
             ("too_many_peers", self.too_many_peers),
+            ("unasked", self.unasked),
         ]
         .into_iter()
     }
@@ -87,6 +90,7 @@ impl ExchangeCounters {
             Dropped::Refused(Refused::SharedId) => &mut self.shared_id,
             Dropped::Refused(Refused::Unproven) => &mut self.unproven,
             Dropped::Refused(Refused::TooManyPeers) => &mut self.too_many_peers,
+            Dropped::Refused(Refused::Unasked) => &mut self.unasked,
         };
         *counter += 1;
         *counter

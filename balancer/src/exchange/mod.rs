@@ -21,7 +21,7 @@ pub use seal::{Keyring, OpenError};
 pub use socket::{Audience, Interface, SocketError};
 
 use crate::cluster::{
-    Cluster, Destination, Event, Invalid, MAX_ENCODED, Message, OwnState, Refused, Require,
+    Cluster, Destination, Event, FlowAt, Invalid, MAX_ENCODED, Message, OwnState, Refused, Require,
     ServerId, Timestamp, Timing, Transmit,
 };
 use counters::Dropped;
@@ -145,6 +145,16 @@ impl Exchange {
     /// This host can't take what it was told to assume: [`Cluster::renounce`].
     pub fn renounce(&mut self, address: IpAddr) {
         self.cluster.renounce(clock::monotonic(), address);
+    }
+
+    /// Asks for the flows on identities of this server's: [`Cluster::recover`].
+    pub fn recover(&mut self, identities: &[IpAddr], of: Option<ServerId>) {
+        self.cluster.recover(clock::monotonic(), identities, of);
+    }
+
+    /// Answers [`Event::FlowsWanted`]: [`Cluster::tell_flows`].
+    pub fn tell_flows(&mut self, by: ServerId, session: u64, flows: &[FlowAt]) {
+        self.cluster.tell_flows(by, session, flows);
     }
 
     /// Changes how often this server reports, and how long a silence is suspect: [`Cluster::set_timing`].

@@ -4,21 +4,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use balancer_common::types::FULL;
-use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6};
 use netlink_packet_sock_diag::inet::nlas::Nla;
-use netlink_packet_sock_diag::inet::{
-    ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
-};
-use netlink_sys::protocols::NETLINK_SOCK_DIAG;
-use netlink_sys::{Socket, SocketAddr};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetResponse, StateFlags};
 
 use crate::cluster::Timestamp;
+use crate::sock_diag::SocketTable;
 
 /// A queue that overflowed counts as full for so long.
 const HOLD: Duration = Duration::from_secs(1);
@@ -26,12 +19,11 @@ const HOLD: Duration = Duration::from_secs(1);
 /// The listening TCP sockets of this network namespace.
 pub struct Listeners {
     /// Opened when it is needed, and again after a failure: answers may still be in the old one.
-    netlink: Option<Socket>,
+    table: Option<SocketTable>,
     /// Packets that a socket has dropped, by its inode. New connections that come to a full queue are among them.
     dropped: HashMap<u32, u32>,
     /// When a service's queue last overflowed.
     overflowed: Vec<Option<Timestamp>>,
-    buffer: Vec<u8>,
 }
 
 /// A socket that listens.
@@ -48,10 +40,9 @@ impl Listeners {
     /// For so many `services`.
     pub fn new(services: usize) -> Self {
         Self {
-            netlink: None,
+            table: None,
             dropped: HashMap::new(),
             overflowed: vec![None; services],
-            buffer: Vec::new(),
         }
     }
 
@@ -63,14 +54,11 @@ impl Listeners {
         service_of: impl Fn(u16) -> Option<usize>,
     ) -> Result<Vec<u32>> {
         let mut listeners = Vec::new();
-        for (family, id) in [
-            (AF_INET, SocketId::new_v4()),
-            (AF_INET6, SocketId::new_v6()),
-        ] {
+        for family in [AF_INET, AF_INET6] {
             // A kernel without IPv6 has no such sockets, and says so.
-            let asked = self.ask(family, id, &mut listeners);
+            let asked = self.ask(family, &mut listeners);
             if asked.is_err() {
-                self.netlink = None;
+                self.table = None;
             }
             if family == AF_INET {
                 asked?;
@@ -109,59 +97,19 @@ impl Listeners {
         fill
     }
 
-    fn ask(&mut self, family: u8, id: SocketId, found: &mut Vec<Listener>) -> Result<()> {
-        let netlink = match &mut self.netlink {
-            Some(netlink) => netlink,
-            empty => {
-                empty.insert(open().context("cannot ask the kernel for its sockets (sock_diag)")?)
-            }
+    fn ask(&mut self, family: u8, found: &mut Vec<Listener>) -> Result<()> {
+        let table = match &mut self.table {
+            Some(table) => table,
+            empty => empty.insert(SocketTable::open()?),
         };
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let request = InetRequest {
+        table.each(
             family,
-            protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::SKMEMINFO,
-            states: StateFlags::LISTEN,
-            socket_id: id,
-        };
-        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-        message.finalize();
-        self.buffer.resize(message.buffer_len(), 0);
-        message.serialize(&mut self.buffer);
-        netlink
-            .send(&self.buffer, 0)
-            .context("cannot ask the kernel for its sockets")?;
-        loop {
-            let (answer, _) = netlink
-                .recv_from_full()
-                .context("the kernel doesn't tell of its sockets")?;
-            let mut rest = &answer[..];
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
-                    .context("the kernel tells of its sockets in another way than expected")?;
-                match message.payload {
-                    NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::Error(error) => {
-                        bail!("the kernel doesn't tell of its sockets: {}", error.to_io())
-                    }
-                    NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => {
-                        found.push(listener(&socket));
-                    }
-                    _ => {}
-                }
-                let length = (message.header.length as usize).next_multiple_of(4);
-                rest = rest.get(length..).unwrap_or_default();
-            }
-        }
+            StateFlags::LISTEN,
+            ExtensionFlags::SKMEMINFO,
+            &[],
+            |socket| found.push(listener(&socket)),
+        )
     }
-}
-
-fn open() -> std::io::Result<Socket> {
-    let mut netlink = Socket::new(NETLINK_SOCK_DIAG)?;
-    netlink.bind_auto()?;
-    netlink.connect(&SocketAddr::new(0, 0))?;
-    Ok(netlink)
 }
 
 fn listener(socket: &InetResponse) -> Listener {

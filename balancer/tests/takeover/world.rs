@@ -392,6 +392,10 @@ impl World {
             | Event::Changed { .. }
             | Event::NameConflict { .. }
             | Event::Moved(_)
+            | Event::Recover { .. }
+            | Event::FlowsWanted { .. }
+            | Event::Flows(_)
+            | Event::Recovered(_)
             | Event::Forgotten(_) => {}
         }
     }

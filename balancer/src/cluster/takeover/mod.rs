@@ -176,13 +176,19 @@ impl Takeover {
         self.forget_unsaid(now, report, out);
     }
 
-    /// A server that was out of sight is back, or this one is: a caretaker may have come and gone meanwhile, unheard, and
-    /// the link may think of it still.
-    pub fn come_together(&mut self, now: Timestamp, timing: Timing, out: &mut Outbox) {
+    /// Server `peer` was out of sight and is back, or this one is: a caretaker may have come and gone meanwhile, unheard,
+    /// and the link may think of it still.
+    pub fn come_together(
+        &mut self,
+        now: Timestamp,
+        peer: ServerId,
+        timing: Timing,
+        out: &mut Outbox,
+    ) {
         let me = self.me;
         for identity in self.identities.values_mut() {
             if identity.is_held_by(me) && identity.home == me {
-                defend(now, identity, timing, out);
+                defend(now, identity, Some(peer), timing, out);
             }
         }
     }
@@ -215,7 +221,7 @@ impl Takeover {
         match identity.holder {
             Some(holder) if holder == me && identity.home == me => {
                 identity.term = identity.term.max(claim.term.saturating_add(1));
-                defend(now, identity, timing, out);
+                defend(now, identity, None, timing, out);
             }
             Some(holder) if holder == me => {
                 if is_home || rank(claim.term, from) > rank(identity.term, me) {
@@ -227,7 +233,7 @@ impl Takeover {
                     identity.term = identity.term.max(claim.term);
                     release(now, identity, Some(from), reason, out);
                 } else {
-                    defend(now, identity, timing, out);
+                    defend(now, identity, None, timing, out);
                 }
             }
             Some(holder) if holder == from => identity.term = identity.term.max(claim.term),
@@ -317,7 +323,7 @@ impl Takeover {
         if identity.home == me {
             // A stranger's host would go on, too: that is for the operator, whom the driver warns.
             if by.is_some() {
-                defend(now, identity, timing, out);
+                defend(now, identity, None, timing, out);
             }
         } else if by.is_none() || by == Some(identity.home) {
             release(now, identity, by, Reason::SeenElsewhere, out);
@@ -472,11 +478,19 @@ fn release(
         .push_back(Event::Release(identity.address.addr()));
 }
 
-/// Says again on the link who has the identity, but not at each frame: the other one may do the same.
-fn defend(now: Timestamp, identity: &mut Identity, timing: Timing, out: &mut Outbox) {
+/// Says again on the link who has the identity, but not at each frame: the other one may do the same. There may be flows on
+/// it that this server doesn't know: `of` that peer, or of all that it has steered to.
+fn defend(
+    now: Timestamp,
+    identity: &mut Identity,
+    of: Option<ServerId>,
+    timing: Timing,
+    out: &mut Outbox,
+) {
     if now.since(identity.defended) >= timing.gap() {
         identity.defended = now;
-        out.events
-            .push_back(Event::Announce(identity.address.addr()));
+        let identity = identity.address.addr();
+        out.events.push_back(Event::Announce(identity));
+        out.events.push_back(Event::Recover { identity, of });
     }
 }

@@ -1,0 +1,230 @@
+//! The one who asks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::super::membership::Membership;
+use super::super::{
+    Destination, Event, Message, Options, Outbox, Refused, ServerId, Status, Timestamp,
+};
+use super::{FlowsPart, FlowsQuery, LISTENING, MAX_FLOWS, PATIENCE, RETRY, WINDOW};
+
+/// The identities whose flows this server looks for, and whom it has asked.
+#[derive(Debug)]
+pub(in super::super) struct Asker {
+    started: Timestamp,
+    sequence: u64,
+    open: BTreeSet<IpAddr>,
+    sessions: BTreeMap<ServerId, Session>,
+}
+
+/// What one peer is being asked.
+#[derive(Debug)]
+struct Session {
+    number: u64,
+    identities: Vec<IpAddr>,
+    since: Timestamp,
+    /// When it was last asked.
+    asked: Timestamp,
+    /// The first part that isn't there yet.
+    next: u32,
+    /// The first one that wasn't asked for yet.
+    window: u32,
+    flows: usize,
+}
+
+impl Asker {
+    pub fn new(now: Timestamp) -> Self {
+        Self {
+            started: now,
+            sequence: 0,
+            open: BTreeSet::new(),
+            sessions: BTreeMap::new(),
+        }
+    }
+
+    /// Asks for the flows on `identities`: one peer, or all that are on-line and those that will be heard of meanwhile.
+    pub fn recover(
+        &mut self,
+        now: Timestamp,
+        identities: &[IpAddr],
+        of: Option<ServerId>,
+        me: &Options,
+        membership: &Membership,
+        out: &mut Outbox,
+    ) {
+        self.open.extend(identities);
+        let online = |id: &ServerId| is_online(membership, *id);
+        let all = membership.iter().map(|peer| peer.report.server);
+        let peers: Vec<_> = all
+            .filter(|id| of.is_none_or(|of| of == *id))
+            .filter(online)
+            .collect();
+        for peer in peers {
+            self.begin(now, peer, identities, me, membership, out);
+        }
+        self.settle(now, out);
+    }
+
+    /// A peer is on-line that wasn't before: it is asked, too.
+    pub fn meet(
+        &mut self,
+        now: Timestamp,
+        peer: ServerId,
+        me: &Options,
+        membership: &Membership,
+        out: &mut Outbox,
+    ) {
+        let open: Vec<_> = self.open.iter().copied().collect();
+        if !open.is_empty() {
+            self.begin(now, peer, &open, me, membership, out);
+        }
+    }
+
+    /// Takes in a part of an answer.
+    pub fn handle_part(
+        &mut self,
+        now: Timestamp,
+        part: &FlowsPart,
+        me: &Options,
+        membership: &Membership,
+        out: &mut Outbox,
+    ) -> Result<(), Refused> {
+        let from = part.server;
+        let session = self
+            .sessions
+            .get_mut(&from)
+            .filter(|session| session.number == part.session)
+            .ok_or(Refused::Unasked)?;
+        if part.part != session.next {
+            // Repeated, or one before it was lost: that is asked for again.
+            return Ok(());
+        }
+        session.next += 1;
+        session.flows += part.flows.len();
+        let flows: Vec<_> = part
+            .flows
+            .iter()
+            .filter_map(|flow| flow.read(from, &session.identities))
+            .collect();
+        let too_many = session.flows > MAX_FLOWS;
+        let window_is_in = session.next == session.window;
+        if !flows.is_empty() {
+            out.events.push_back(Event::Flows(flows));
+        }
+        if part.last || too_many {
+            self.sessions.remove(&from);
+            self.settle(now, out);
+        } else if window_is_in {
+            self.ask(now, from, me, membership, out);
+        }
+        Ok(())
+    }
+
+    /// Asks again where no answer came, and gives up.
+    pub fn handle_timeout(
+        &mut self,
+        now: Timestamp,
+        me: &Options,
+        membership: &Membership,
+        out: &mut Outbox,
+    ) {
+        self.sessions
+            .retain(|id, session| is_online(membership, *id) && now < session.since + PATIENCE);
+        let due = |session: &Session| session.asked + RETRY <= now;
+        let unanswered: Vec<_> = (self.sessions.iter())
+            .filter(|(_, session)| due(session))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in unanswered {
+            self.ask(now, id, me, membership, out);
+        }
+        self.settle(now, out);
+    }
+
+    pub fn next_timeout(&self) -> Timestamp {
+        let retries = self.sessions.values().map(|session| session.asked + RETRY);
+        let listening = (!self.open.is_empty()).then(|| self.started + LISTENING);
+        // What is open beyond that waits for sessions.
+        let listening = listening.filter(|_| self.sessions.is_empty());
+        retries.chain(listening).min().unwrap_or(Timestamp::NEVER)
+    }
+
+    fn begin(
+        &mut self,
+        now: Timestamp,
+        peer: ServerId,
+        identities: &[IpAddr],
+        me: &Options,
+        membership: &Membership,
+        out: &mut Outbox,
+    ) {
+        let mut all: BTreeSet<_> = identities.iter().copied().collect();
+        if let Some(session) = self.sessions.get(&peer) {
+            all.extend(&session.identities);
+        }
+        let session = Session {
+            number: out.questions.number(),
+            identities: all.into_iter().collect(),
+            since: now,
+            asked: now,
+            next: 0,
+            window: 0,
+            flows: 0,
+        };
+        self.sessions.insert(peer, session);
+        self.ask(now, peer, me, membership, out);
+    }
+
+    fn ask(
+        &mut self,
+        now: Timestamp,
+        of: ServerId,
+        me: &Options,
+        membership: &Membership,
+        out: &mut Outbox,
+    ) {
+        let (Some(session), Some(peer)) = (self.sessions.get_mut(&of), membership.peer(of)) else {
+            return;
+        };
+        self.sequence += 1;
+        session.asked = now;
+        session.window = session.next.saturating_add(WINDOW);
+        let query = FlowsQuery {
+            server: me.me,
+            boot: me.boot,
+            sequence: self.sequence,
+            session: session.number,
+            identities: session.identities.clone(),
+            part: session.next,
+        };
+        out.send(
+            Destination::Unicast(peer.from),
+            Message::FlowsQuery(Box::new(query)),
+        );
+    }
+
+    /// Says which identities' flows are all known that can be.
+    fn settle(&mut self, now: Timestamp, out: &mut Outbox) {
+        if now < self.started + LISTENING {
+            return;
+        }
+        let asked = |identity: &IpAddr| {
+            let mut sessions = self.sessions.values();
+            sessions.any(|session| session.identities.contains(identity))
+        };
+        self.open.retain(|identity| {
+            let open = asked(identity);
+            if !open {
+                out.events.push_back(Event::Recovered(*identity));
+            }
+            open
+        });
+    }
+}
+
+/// Who doesn't report doesn't answer.
+fn is_online(membership: &Membership, id: ServerId) -> bool {
+    let peer = membership.peer(id);
+    peer.is_some_and(|peer| peer.status == Status::Online)
+}

@@ -1,0 +1,306 @@
+//! Servers that ask each other for flows, over a network that loses some of what they say.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use balancer_common::wire::{TCP, UDP};
+
+use super::super::{
+    Cluster, Destination, Estate, Event, Message, Options, OwnState, Refused, Timestamp, Transmit,
+};
+use super::*;
+
+const STEP: Duration = Duration::from_millis(1);
+
+/// Server `n` is in place `n - 1` everywhere.
+struct Network {
+    now: Timestamp,
+    random: fastrand::Rng,
+    loss_percent: u8,
+    servers: Vec<Cluster>,
+    /// What each of them has.
+    flows: Vec<Vec<FlowAt>>,
+    /// What the first one was told.
+    told: Vec<FlowAt>,
+    recovered: Vec<(Timestamp, IpAddr)>,
+    /// All that reached the first one.
+    heard: Vec<(SocketAddr, Message)>,
+    transmits: usize,
+}
+
+impl Network {
+    fn new(servers: u64, loss_percent: u8) -> Self {
+        let now = Timestamp(1_000_000_000_000);
+        let servers: Vec<_> = (1..=servers).map(|id| start(now, id, 1)).collect();
+        let mut network = Self {
+            now,
+            random: fastrand::Rng::with_seed(7),
+            loss_percent,
+            flows: vec![Vec::new(); servers.len()],
+            servers,
+            told: Vec::new(),
+            recovered: Vec::new(),
+            heard: Vec::new(),
+            transmits: 0,
+        };
+        network.run(1_500);
+        network.heard.clear();
+        network
+    }
+
+    fn run(&mut self, millis: u64) {
+        for _ in 0..millis {
+            self.now = self.now + STEP;
+            for index in 0..self.servers.len() {
+                self.servers[index].handle_timeout(self.now);
+            }
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        loop {
+            let mut sent = Vec::new();
+            for index in 0..self.servers.len() {
+                while let Some(event) = self.servers[index].poll_event() {
+                    self.act(index, event);
+                }
+                while let Some(transmit) = self.servers[index].poll_transmit() {
+                    sent.push((index, transmit));
+                }
+            }
+            if sent.is_empty() {
+                return;
+            }
+            self.transmits += sent.len();
+            for (from, Transmit { to, message }) in sent {
+                for index in (0..self.servers.len()).filter(|index| *index != from) {
+                    let meant = to == Destination::Group || to == Destination::Unicast(at(index));
+                    if meant && self.random.u8(..100) >= self.loss_percent {
+                        self.deliver(from, index, &message);
+                    }
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, from: usize, to: usize, message: &Message) {
+        let bytes = message.encode().unwrap();
+        assert!(bytes.len() < 1_400, "{} bytes", bytes.len());
+        if to == 0 {
+            self.heard.push((at(from), message.clone()));
+        }
+        // What is refused has its own tests.
+        let _ = self.servers[to].handle(self.now, at(from), Message::decode(&bytes).unwrap());
+    }
+
+    fn act(&mut self, index: usize, event: Event) {
+        match event {
+            Event::FlowsWanted { by, session, .. } => {
+                let flows = self.flows[index].clone();
+                self.servers[index].tell_flows(by, session, &flows);
+            }
+            Event::Flows(flows) if index == 0 => self.told.extend(flows),
+            Event::Recovered(identity) if index == 0 => {
+                self.recovered.push((self.now, identity));
+            }
+            _ => {}
+        }
+    }
+
+    fn recover(&mut self, identities: &[IpAddr]) {
+        self.told.clear();
+        self.recovered.clear();
+        self.servers[0].recover(self.now, identities, None);
+    }
+}
+
+fn start(now: Timestamp, id: u64, boot: u64) -> Cluster {
+    let options = Options {
+        me: ServerId(id),
+        boot: boot << 32 | id << 16,
+        name: format!("web{id}"),
+        period: Duration::from_millis(500),
+        timeout_periods: 3,
+        estate: Estate::default(),
+    };
+    let mut cluster = Cluster::new(now, options);
+    cluster.set_own(now, OwnState::default()).unwrap();
+    cluster
+}
+
+fn at(index: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1 + index as u8], 9918))
+}
+
+fn identity(number: u8) -> IpAddr {
+    IpAddr::from([10, 0, 1, number])
+}
+
+/// Flow `number` of server `owner`.
+fn flow(owner: u64, identity: IpAddr, number: u32) -> FlowAt {
+    let [a, b, c, d] = number.to_be_bytes();
+    FlowAt {
+        protocol: if number % 7 == 0 { UDP } else { TCP },
+        client: SocketAddr::from(([192, a, b, c], 1_024 + u16::from(d))),
+        identity: SocketAddr::new(identity, 80),
+        owner: ServerId(owner),
+        sure: number % 3 != 0,
+    }
+}
+
+fn clients(flows: &[FlowAt]) -> BTreeSet<SocketAddr> {
+    flows.iter().map(|flow| flow.client).collect()
+}
+
+#[test]
+fn all_flows_of_all_peers_are_told_whatever_is_lost() {
+    for loss_percent in [0, 5, 30] {
+        let mut network = Network::new(4, loss_percent);
+        let (wanted, other) = (identity(1), identity(2));
+        for owner in 2..=4 {
+            let flows = (0..2_000).map(|number| flow(owner, wanted, owner as u32 * 10_000 + number));
+            let others = (0..10).map(|number| flow(owner, other, number));
+            network.flows[owner as usize - 1] = flows.chain(others).collect();
+        }
+        network.recover(&[wanted]);
+        network.run(2_900);
+        let mut expected: Vec<_> = network.flows.concat();
+        expected.retain(|flow| flow.identity.ip() == wanted);
+        assert_eq!(network.told.len(), 6_000, "{loss_percent} % lost");
+        assert_eq!(clients(&network.told), clients(&expected));
+        for told in &network.told {
+            assert!(expected.contains(told), "{told:?}");
+        }
+        let [(_, recovered)] = network.recovered[..] else {
+            panic!("{:?}", network.recovered)
+        };
+        assert_eq!(recovered, wanted);
+    }
+}
+
+#[test]
+fn a_hundred_thousand_flows_take_no_more_rounds_than_windows() {
+    let mut network = Network::new(2, 0);
+    let wanted = identity(1);
+    network.flows[1] = (0..100_000).map(|number| flow(2, wanted, number)).collect();
+    let before = network.transmits;
+    network.recover(&[wanted]);
+    network.flush();
+    assert_eq!(network.told.len(), 100_000);
+    let parts = network.transmits - before;
+    assert!(parts < 1_400, "{parts} datagrams");
+}
+
+#[test]
+fn nobody_there_means_that_all_is_known_after_a_moment() {
+    let mut network = Network::new(1, 0);
+    network.recover(&[identity(1)]);
+    network.run(1);
+    assert_eq!(network.recovered.len(), 1, "long after the start");
+
+    network.servers[0] = start(network.now, 1, 2);
+    network.recover(&[identity(1)]);
+    let begun = network.now;
+    network.run(1_000);
+    let [(when, _)] = network.recovered[..] else {
+        panic!("{:?}", network.recovered)
+    };
+    assert!((LISTENING..LISTENING + STEP * 2).contains(&when.since(begun)));
+}
+
+#[test]
+fn a_server_that_has_just_started_asks_those_whom_it_hears_of() {
+    let mut network = Network::new(3, 0);
+    let wanted = identity(1);
+    network.flows[2] = vec![flow(3, wanted, 1)];
+    network.servers[0].leave();
+    network.flush();
+    network.servers[0] = start(network.now, 1, 2);
+    network.recover(&[wanted]);
+    network.run(300);
+    assert_eq!(network.told, network.flows[2]);
+    assert_eq!(network.recovered.len(), 1);
+}
+
+#[test]
+fn who_dies_meanwhile_is_not_waited_for() {
+    let mut network = Network::new(3, 0);
+    network.flows[2] = vec![flow(3, identity(1), 1)];
+    let dead = network.servers.remove(1);
+    network.servers.insert(1, start(network.now, 99, 1));
+    network.recover(&[identity(1)]);
+    network.run(100);
+    assert_eq!(network.told.len(), 1);
+    assert_eq!(network.recovered, [], "it is still thought to be there");
+    network.run(2_000);
+    assert_eq!(network.recovered.len(), 1);
+    drop(dead);
+}
+
+#[test]
+fn what_was_recorded_is_refused() {
+    let mut network = Network::new(2, 0);
+    let wanted = identity(1);
+    network.flows[1] = vec![flow(2, wanted, 1)];
+    network.recover(&[wanted]);
+    network.run(50);
+    let parts: Vec<_> = network
+        .heard
+        .iter()
+        .filter(|(_, message)| matches!(message, Message::Flows(_)))
+        .cloned()
+        .collect();
+    assert_eq!(parts.len(), 1);
+    let now = network.now;
+    for (from, part) in parts.clone() {
+        let refused = network.servers[0].handle(now, from, part);
+        assert_eq!(refused, Err(Refused::Unasked));
+    }
+    // Not even while something else is being asked.
+    network.servers[0].recover(now, &[wanted], None);
+    let query = std::iter::from_fn(|| network.servers[0].poll_transmit())
+        .find(|transmit| matches!(transmit.message, Message::FlowsQuery(_)))
+        .unwrap();
+    for (from, part) in parts {
+        let refused = network.servers[0].handle(now, from, part);
+        assert_eq!(refused, Err(Refused::Unasked));
+    }
+    let mut ask = |from| network.servers[1].handle(now, from, query.message.clone());
+    assert_eq!(ask(at(0)), Ok(()));
+    assert_eq!(ask(at(0)), Err(Refused::Replayed));
+    let stranger = SocketAddr::from((Ipv4Addr::new(10, 9, 9, 9), 9918));
+    assert_eq!(ask(stranger), Err(Refused::Unproven));
+}
+
+#[test]
+fn nobody_speaks_for_identities_that_were_not_asked_for_nor_is_sure_of_others_flows() {
+    let report = FlowReport {
+        protocol: TCP,
+        client: SocketAddr::from(([192, 0, 2, 1], 1_024)),
+        identity: 1,
+        port: 80,
+        sure: true,
+        at: Some(ServerId(9)),
+    };
+    assert_eq!(report.read(ServerId(2), &[identity(1)]), None);
+    let read = report.read(ServerId(2), &[identity(1), identity(2)]).unwrap();
+    assert_eq!((read.owner, read.sure), (ServerId(9), false));
+    let bad = |change: fn(&mut FlowReport)| {
+        let mut flow = report;
+        change(&mut flow);
+        let part = FlowsPart {
+            server: ServerId(2),
+            session: 1,
+            part: 0,
+            last: true,
+            flows: vec![flow],
+        };
+        Message::decode(&Message::Flows(Box::new(part)).encode().unwrap()).is_err()
+    };
+    assert!(!bad(|_| {}));
+    assert!(bad(|flow| flow.protocol = 1));
+    assert!(bad(|flow| flow.port = 0));
+    assert!(bad(|flow| flow.client.set_port(0)));
+    assert!(bad(|flow| flow.client.set_ip([239, 0, 0, 1].into())));
+}

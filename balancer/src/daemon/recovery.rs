@@ -1,0 +1,298 @@
+//! The flows on an identity that this server has got: what it asks its peers for, and what it tells them.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use balancer_common::wire::{TCP, UDP};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use super::prepare::Prepared;
+use super::running::Running;
+use crate::cluster::{FlowAt, GRACE, MAX_FLOWS, ServerId, Status, Timestamp};
+use crate::config::{Protocol, Service};
+use crate::datapath::connections::{self, Connection};
+use crate::datapath::maps::Maps;
+use crate::datapath::{own, recovered};
+use crate::exchange::clock;
+
+/// What is under way.
+pub struct Recovery {
+    /// Identities whose flows are being looked for.
+    sought: BTreeMap<IpAddr, Sought>,
+    /// Who waits for this server's flows, oldest first.
+    askers: VecDeque<Asker>,
+    /// The first of them is being seen to.
+    collecting: bool,
+    collected: mpsc::Sender<Collected>,
+}
+
+struct Sought {
+    since: Timestamp,
+    /// This server's own connections on the identity: client's end, own end.
+    own: HashSet<(SocketAddr, SocketAddr)>,
+    /// Flows that were entered.
+    entered: u64,
+}
+
+struct Asker {
+    id: ServerId,
+    session: u64,
+    identities: Vec<IpAddr>,
+}
+
+/// What was read from the kernel, beside what else there was to do.
+pub enum Collected {
+    /// This server's own connections on identities that it has got; then peers are asked.
+    Own {
+        /// The identities.
+        identities: Vec<IpAddr>,
+        /// Whom to ask; `None`: all.
+        of: Option<ServerId>,
+        /// The connections.
+        connections: Result<Vec<Connection>>,
+    },
+    /// The flows that a peer has asked for.
+    Wanted {
+        /// Who.
+        by: ServerId,
+        /// What the answer is to name.
+        session: u64,
+        /// The flows.
+        flows: Result<Vec<FlowAt>>,
+    },
+}
+
+impl Recovery {
+    /// What was collected is sent to `collected`.
+    pub fn new(collected: mpsc::Sender<Collected>) -> Self {
+        Self {
+            sought: BTreeMap::new(),
+            askers: VecDeque::new(),
+            collecting: false,
+            collected,
+        }
+    }
+}
+
+impl Running {
+    /// Looks for the flows on `identities`, which this server has got: its own first, then those of one peer or of all.
+    /// Packets of unknown flows are dropped until then, for [`GRACE`] at the most.
+    pub(super) fn recover(
+        &mut self,
+        identities: Vec<IpAddr>,
+        of: Option<ServerId>,
+    ) -> Result<()> {
+        let now = clock::monotonic();
+        let until = now + GRACE;
+        for &identity in &identities {
+            own::set_grace(&mut self.datapath.maps, identity, until)?;
+            let sought = Sought {
+                since: now,
+                own: HashSet::new(),
+                entered: 0,
+            };
+            self.recovery.sought.entry(identity).or_insert(sought);
+        }
+        self.settings.grace_until_ns = until.0;
+        self.write_settings()?;
+        let collected = self.recovery.collected.clone();
+        spawn_blocking(move || {
+            let connections = connections::on(&identities);
+            // The daemon has ended meanwhile if nobody receives this.
+            let _ = collected.blocking_send(Collected::Own {
+                identities,
+                of,
+                connections,
+            });
+        });
+        Ok(())
+    }
+
+    /// Takes in what was read from the kernel.
+    pub(super) fn on_collected(
+        &mut self,
+        prepared: &mut Prepared,
+        collected: Collected,
+    ) -> Result<()> {
+        match collected {
+            Collected::Own {
+                identities,
+                of,
+                connections,
+            } => {
+                for connection in connections? {
+                    if let Some(sought) = self.recovery.sought.get_mut(&connection.local.ip()) {
+                        sought.own.insert((connection.client, connection.local));
+                    }
+                }
+                prepared.exchange.recover(&identities, of);
+                Ok(())
+            }
+            Collected::Wanted { by, session, flows } => {
+                self.recovery.collecting = false;
+                self.collect_next(prepared);
+                prepared.exchange.tell_flows(by, session, &flows?);
+                Ok(())
+            }
+        }
+    }
+
+    /// A peer asks for the flows that this server has on `identities`.
+    pub(super) fn on_flows_wanted(
+        &mut self,
+        prepared: &Prepared,
+        by: ServerId,
+        session: u64,
+        identities: Vec<IpAddr>,
+    ) {
+        // What it asked before it doesn't wait for any more.
+        self.recovery.askers.retain(|asker| asker.id != by);
+        self.recovery.askers.push_back(Asker {
+            id: by,
+            session,
+            identities,
+        });
+        self.collect_next(prepared);
+    }
+
+    /// Enters the flows that peers have on identities of this server's.
+    pub(super) fn on_flows(&mut self, me: ServerId, flows: &[FlowAt]) -> Result<()> {
+        let now = clock::monotonic();
+        for flow in flows {
+            let Some(sought) = self.recovery.sought.get_mut(&flow.identity.ip()) else {
+                continue;
+            };
+            let own = flow.protocol == TCP && sought.own.contains(&(flow.client, flow.identity));
+            if own || flow.owner == me {
+                continue;
+            }
+            let services = self.services.iter().map(|life| &life.config);
+            let service = (0..).zip(services).find(|(_, service)| serves(service, flow));
+            if let (Some((service, _)), Some(peer)) = (service, self.table.slot(flow.owner)) {
+                recovered::enter(&mut self.datapath.maps, flow, peer, service, now)?;
+                sought.entered += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// All flows on `identity` that can be known are.
+    pub(super) fn on_recovered(&mut self, identity: IpAddr) -> Result<()> {
+        let Some(sought) = self.recovery.sought.remove(&identity) else {
+            return Ok(());
+        };
+        own::set_grace(&mut self.datapath.maps, identity, Timestamp(0))?;
+        if sought.entered > 0 {
+            let now = clock::monotonic();
+            let text = format!(
+                "{identity}: peers go on with {} of its flows, known after {} ms",
+                sought.entered,
+                now.since(sought.since).as_millis()
+            );
+            self.history.add(now, text);
+        }
+        Ok(())
+    }
+
+    fn collect_next(&mut self, prepared: &Prepared) {
+        if self.recovery.collecting {
+            return;
+        }
+        let Some(asker) = self.recovery.askers.pop_front() else {
+            return;
+        };
+        self.recovery.collecting = true;
+        let peers = prepared.exchange.cluster().peers();
+        let slots = peers.filter_map(|peer| {
+            let id = peer.report.server;
+            let slot = self.table.slot(id)?;
+            Some((slot, (id, peer.status == Status::Online)))
+        });
+        let collector = Collector {
+            me: prepared.id,
+            pin_dir: prepared.options.pin_dir.clone(),
+            services: self.services.iter().map(|life| life.config.clone()).collect(),
+            peers: slots.collect(),
+            identities: asker.identities,
+        };
+        let collected = self.recovery.collected.clone();
+        spawn_blocking(move || {
+            // The daemon has ended meanwhile if nobody receives this.
+            let _ = collected.blocking_send(Collected::Wanted {
+                by: asker.id,
+                session: asker.session,
+                flows: collector.collect(),
+            });
+        });
+    }
+}
+
+/// Reads this server's flows on some identities, for a peer.
+struct Collector {
+    me: ServerId,
+    pin_dir: PathBuf,
+    services: Vec<Service>,
+    /// By slot: its id, and whether it answers for itself.
+    peers: BTreeMap<u32, (ServerId, bool)>,
+    identities: Vec<IpAddr>,
+}
+
+impl Collector {
+    fn collect(&self) -> Result<Vec<FlowAt>> {
+        let connections =
+            connections::on(&self.identities).context("cannot tell a peer of its flows")?;
+        let mut flows: Vec<_> = connections
+            .iter()
+            .map(|connection| FlowAt {
+                protocol: TCP,
+                client: connection.client,
+                identity: connection.local,
+                owner: self.me,
+                sure: connection.established,
+            })
+            .collect();
+        // Of TCP the sockets tell. Where they can't be asked, only the one who steered knows.
+        let udp = |service: &Service| service.ports.iter().any(|range| range.protocol == Protocol::Udp);
+        if self.services.iter().any(udp) || self.peers.values().any(|(_, answers)| !answers) {
+            self.add_steered(&self.pin_dir, &mut flows)?;
+        }
+        flows.retain(|flow| self.services.iter().any(|service| serves(service, flow)));
+        flows.truncate(MAX_FLOWS);
+        Ok(flows)
+    }
+
+    fn add_steered(&self, pin_dir: &Path, flows: &mut Vec<FlowAt>) -> Result<()> {
+        let maps = Maps::open(pin_dir)?;
+        recovered::each(&maps, &self.identities, clock::monotonic(), |entry| {
+            let owner = match entry.peer {
+                None => Some(self.me),
+                Some(slot) => self
+                    .peers
+                    .get(&slot)
+                    .filter(|(_, answers)| entry.protocol == UDP || !answers)
+                    .map(|(id, _)| *id),
+            };
+            if let Some(owner) = owner {
+                flows.push(FlowAt {
+                    protocol: entry.protocol,
+                    client: entry.client,
+                    identity: entry.identity,
+                    owner,
+                    sure: owner == self.me,
+                });
+            }
+        })
+    }
+}
+
+fn serves(service: &Service, flow: &FlowAt) -> bool {
+    let protocol = match flow.protocol {
+        TCP => Protocol::Tcp,
+        UDP => Protocol::Udp,
+        _ => return false,
+    };
+    service.has(protocol, flow.identity.port())
+}
