@@ -148,18 +148,19 @@ impl Held {
         let path = format!("/hold/{seconds}");
         let (sender, begun) = mpsc::channel();
         let ends = (0..count)
-            .map(|_| {
+            .map(|number| {
                 let (path, sender) = (path.clone(), sender.clone());
-                client.spawn(move || hold(address, &path, &sender))
+                let begun = move |server| sender.send((number, server));
+                client.spawn(move || hold(address, &path, begun))
             })
             .collect();
         drop(sender);
         // Not until all senders are gone: each lasts as long as its connection.
-        let servers = begun
-            .iter()
-            .take(count)
-            .map(|server| server.unwrap_or_else(|error| panic!("a connection to be held: {error}")))
-            .collect();
+        let mut servers = vec![String::new(); count];
+        for (number, server) in begun.iter().take(count) {
+            servers[number] =
+                server.unwrap_or_else(|error| panic!("a connection to be held: {error}"));
+        }
         Self { servers, ends }
     }
 
@@ -174,11 +175,21 @@ impl Held {
     ///
     /// One of them broke, or brought less than all of its answer.
     pub fn finish(self) {
-        let count = self.ends.len();
-        let broken: Vec<_> = self
-            .ends
+        self.finish_but("");
+    }
+
+    /// Waits for the ends of those that `server` doesn't serve; of the others nothing is expected.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::finish`].
+    pub fn finish_but(self, server: &str) {
+        let ends = self.servers.iter().zip(self.ends);
+        let ends: Vec<_> = ends.filter(|(name, _)| *name != server).collect();
+        let count = ends.len();
+        let broken: Vec<_> = ends
             .into_iter()
-            .filter_map(|end| end.join().expect("a client doesn't panic").err())
+            .filter_map(|(_, end)| end.join().expect("a client doesn't panic").err())
             .collect();
         assert!(
             broken.is_empty(),
@@ -189,7 +200,11 @@ impl Held {
 }
 
 /// Sends the server's name, or why there is none, when the answer has begun. Returns when it is complete.
-fn hold(address: IpAddr, path: &str, begun: &mpsc::Sender<io::Result<String>>) -> io::Result<()> {
+fn hold<E>(
+    address: IpAddr,
+    path: &str,
+    begun: impl FnOnce(io::Result<String>) -> Result<(), E>,
+) -> io::Result<()> {
     let first_part = || {
         let mut connection = Connection::from_here(address)?;
         connection.send("GET", path, &[])?;
@@ -201,7 +216,7 @@ fn hold(address: IpAddr, path: &str, begun: &mpsc::Sender<io::Result<String>>) -
         Err(error) => (Err(error), None),
     };
     // Who doesn't listen any more has panicked, and says why.
-    let _ = begun.send(name);
+    let _ = begun(name);
     if let Some((mut connection, length)) = rest {
         connection.body(length)?;
     }

@@ -215,7 +215,7 @@ impl Cluster {
         let mut cluster = Self {
             timing: Timing::new(options.period, options.timeout_periods),
             takeover: Takeover::new(now, options.me, &options.estate),
-            asker: Asker::new(now),
+            asker: Asker::new(),
             answerer: Answerer::new(options.me),
             reporter: Reporter::new(options),
             membership: Membership::default(),

@@ -80,11 +80,7 @@ impl Recovery {
 impl Running {
     /// Looks for the flows on `identities`, which this server has got: its own first, then those of one peer or of all.
     /// Packets of unknown flows are dropped until then, for [`GRACE`] at the most.
-    pub(super) fn recover(
-        &mut self,
-        identities: Vec<IpAddr>,
-        of: Option<ServerId>,
-    ) -> Result<()> {
+    pub(super) fn recover(&mut self, identities: Vec<IpAddr>, of: Option<ServerId>) -> Result<()> {
         let now = clock::monotonic();
         let until = now + GRACE;
         for &identity in &identities {
@@ -170,7 +166,9 @@ impl Running {
                 continue;
             }
             let services = self.services.iter().map(|life| &life.config);
-            let service = (0..).zip(services).find(|(_, service)| serves(service, flow));
+            let service = (0..)
+                .zip(services)
+                .find(|(_, service)| serves(service, flow));
             if let (Some((service, _)), Some(peer)) = (service, self.table.slot(flow.owner)) {
                 recovered::enter(&mut self.datapath.maps, flow, peer, service, now)?;
                 sought.entered += 1;
@@ -214,7 +212,11 @@ impl Running {
         let collector = Collector {
             me: prepared.id,
             pin_dir: prepared.options.pin_dir.clone(),
-            services: self.services.iter().map(|life| life.config.clone()).collect(),
+            services: self
+                .services
+                .iter()
+                .map(|life| life.config.clone())
+                .collect(),
             peers: slots.collect(),
             identities: asker.identities,
         };
@@ -255,7 +257,12 @@ impl Collector {
             })
             .collect();
         // Of TCP the sockets tell. Where they can't be asked, only the one who steered knows.
-        let udp = |service: &Service| service.ports.iter().any(|range| range.protocol == Protocol::Udp);
+        let udp = |service: &Service| {
+            service
+                .ports
+                .iter()
+                .any(|range| range.protocol == Protocol::Udp)
+        };
         if self.services.iter().any(udp) || self.peers.values().any(|(_, answers)| !answers) {
             self.add_steered(&self.pin_dir, &mut flows)?;
         }

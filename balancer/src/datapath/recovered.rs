@@ -66,8 +66,8 @@ pub fn each(
     for entry in &maps.flows {
         let (key, flow) = entry.context("cannot read the map FLOWS")?;
         let identity = IpAddr::from(key.identity);
-        let ended = key.protocol == u32::from(UDP)
-            && now.0.saturating_sub(flow.last_seen_ns) > UDP_FLOW_NS;
+        let ended =
+            key.protocol == u32::from(UDP) && now.0.saturating_sub(flow.last_seen_ns) > UDP_FLOW_NS;
         if identities.contains(&identity) && !ended {
             visit(Entry {
                 protocol: key.protocol as u8,

@@ -230,7 +230,7 @@ impl Exchange {
             self.stranger = Some((clock::monotonic(), from, *why));
         }
         let first = self.counters.dropped(why) == 1;
-        if first && !matches!(why, Dropped::Refused(Refused::Unproven)) {
+        if first && !matches!(why, Dropped::Refused(Refused::Unproven | Refused::Unasked)) {
             info!("dropped a datagram from {from}: {why}; more of this kind are only counted");
         }
     }

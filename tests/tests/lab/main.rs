@@ -13,6 +13,7 @@ mod input;
 mod interfaces;
 mod load;
 mod path_mtu;
+mod recovery;
 mod set;
 mod steering;
 mod takeover;

@@ -62,8 +62,7 @@ impl Answerer {
     ) -> Result<(), Refused> {
         let asker = query.server;
         let known = membership.peer(asker).filter(|peer| {
-            peer.from == from
-                && (peer.report.boot == query.boot || peer.status != Status::Online)
+            peer.from == from && (peer.report.boot == query.boot || peer.status != Status::Online)
         });
         let Some(peer) = known else {
             if out.questions.challenges(now, asker, query.boot, timing) {
@@ -85,8 +84,7 @@ impl Answerer {
         if self.resume(now, query, out) {
             return Ok(());
         }
-        self.askers
-            .retain(|id, _| membership.peer(*id).is_some());
+        self.askers.retain(|id, _| membership.peer(*id).is_some());
         let full = self.count() >= MAX_FLOWS;
         let session = (!full).then(|| Session {
             number: query.session,

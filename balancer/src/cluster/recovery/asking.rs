@@ -12,7 +12,8 @@ use super::{FlowsPart, FlowsQuery, LISTENING, MAX_FLOWS, PATIENCE, RETRY, WINDOW
 /// The identities whose flows this server looks for, and whom it has asked.
 #[derive(Debug)]
 pub(in super::super) struct Asker {
-    started: Timestamp,
+    /// When it could first have heard of all peers, from its first moment with the network on.
+    introduced: Timestamp,
     sequence: u64,
     open: BTreeSet<IpAddr>,
     sessions: BTreeMap<ServerId, Session>,
@@ -34,9 +35,9 @@ struct Session {
 }
 
 impl Asker {
-    pub fn new(now: Timestamp) -> Self {
+    pub fn new() -> Self {
         Self {
-            started: now,
+            introduced: Timestamp::NEVER,
             sequence: 0,
             open: BTreeSet::new(),
             sessions: BTreeMap::new(),
@@ -129,6 +130,8 @@ impl Asker {
         membership: &Membership,
         out: &mut Outbox,
     ) {
+        // Its first query goes out now, however long ago it was written.
+        self.introduced = self.introduced.min(now + LISTENING);
         self.sessions
             .retain(|id, session| is_online(membership, *id) && now < session.since + PATIENCE);
         let due = |session: &Session| session.asked + RETRY <= now;
@@ -144,10 +147,10 @@ impl Asker {
 
     pub fn next_timeout(&self) -> Timestamp {
         let retries = self.sessions.values().map(|session| session.asked + RETRY);
-        let listening = (!self.open.is_empty()).then(|| self.started + LISTENING);
-        // What is open beyond that waits for sessions.
-        let listening = listening.filter(|_| self.sessions.is_empty());
-        retries.chain(listening).min().unwrap_or(Timestamp::NEVER)
+        // What is open after that waits for sessions.
+        let alone = !self.open.is_empty() && self.sessions.is_empty();
+        let introduced = alone.then_some(self.introduced);
+        retries.chain(introduced).min().unwrap_or(Timestamp::NEVER)
     }
 
     fn begin(
@@ -206,7 +209,7 @@ impl Asker {
 
     /// Says which identities' flows are all known that can be.
     fn settle(&mut self, now: Timestamp, out: &mut Outbox) {
-        if now < self.started + LISTENING {
+        if now < self.introduced {
             return;
         }
         let asked = |identity: &IpAddr| {

@@ -159,7 +159,8 @@ fn all_flows_of_all_peers_are_told_whatever_is_lost() {
         let mut network = Network::new(4, loss_percent);
         let (wanted, other) = (identity(1), identity(2));
         for owner in 2..=4 {
-            let flows = (0..2_000).map(|number| flow(owner, wanted, owner as u32 * 10_000 + number));
+            let flows =
+                (0..2_000).map(|number| flow(owner, wanted, owner as u32 * 10_000 + number));
             let others = (0..10).map(|number| flow(owner, other, number));
             network.flows[owner as usize - 1] = flows.chain(others).collect();
         }
@@ -284,7 +285,9 @@ fn nobody_speaks_for_identities_that_were_not_asked_for_nor_is_sure_of_others_fl
         at: Some(ServerId(9)),
     };
     assert_eq!(report.read(ServerId(2), &[identity(1)]), None);
-    let read = report.read(ServerId(2), &[identity(1), identity(2)]).unwrap();
+    let read = report
+        .read(ServerId(2), &[identity(1), identity(2)])
+        .unwrap();
     assert_eq!((read.owner, read.sure), (ServerId(9), false));
     let bad = |change: fn(&mut FlowReport)| {
         let mut flow = report;

@@ -188,7 +188,13 @@ impl Takeover {
         let me = self.me;
         for identity in self.identities.values_mut() {
             if identity.is_held_by(me) && identity.home == me {
-                defend(now, identity, Some(peer), timing, out);
+                let address = identity.address.addr();
+                defend(now, identity, timing, out);
+                let of = Some(peer);
+                out.events.push_back(Event::Recover {
+                    identity: address,
+                    of,
+                });
             }
         }
     }
@@ -221,7 +227,7 @@ impl Takeover {
         match identity.holder {
             Some(holder) if holder == me && identity.home == me => {
                 identity.term = identity.term.max(claim.term.saturating_add(1));
-                defend(now, identity, None, timing, out);
+                reclaim(now, identity, timing, out);
             }
             Some(holder) if holder == me => {
                 if is_home || rank(claim.term, from) > rank(identity.term, me) {
@@ -233,7 +239,7 @@ impl Takeover {
                     identity.term = identity.term.max(claim.term);
                     release(now, identity, Some(from), reason, out);
                 } else {
-                    defend(now, identity, None, timing, out);
+                    reclaim(now, identity, timing, out);
                 }
             }
             Some(holder) if holder == from => identity.term = identity.term.max(claim.term),
@@ -323,7 +329,7 @@ impl Takeover {
         if identity.home == me {
             // A stranger's host would go on, too: that is for the operator, whom the driver warns.
             if by.is_some() {
-                defend(now, identity, None, timing, out);
+                reclaim(now, identity, timing, out);
             }
         } else if by.is_none() || by == Some(identity.home) {
             release(now, identity, by, Reason::SeenElsewhere, out);
@@ -478,19 +484,23 @@ fn release(
         .push_back(Event::Release(identity.address.addr()));
 }
 
-/// Says again on the link who has the identity, but not at each frame: the other one may do the same. There may be flows on
-/// it that this server doesn't know: `of` that peer, or of all that it has steered to.
-fn defend(
-    now: Timestamp,
-    identity: &mut Identity,
-    of: Option<ServerId>,
-    timing: Timing,
-    out: &mut Outbox,
-) {
-    if now.since(identity.defended) >= timing.gap() {
+/// Says again on the link who has the identity, but not at each frame: the other one may do the same. `true`: it was said.
+fn defend(now: Timestamp, identity: &mut Identity, timing: Timing, out: &mut Outbox) -> bool {
+    let due = now.since(identity.defended) >= timing.gap();
+    if due {
         identity.defended = now;
-        let identity = identity.address.addr();
-        out.events.push_back(Event::Announce(identity));
-        out.events.push_back(Event::Recover { identity, of });
+        out.events
+            .push_back(Event::Announce(identity.address.addr()));
+    }
+    due
+}
+
+/// As [`defend`], against another holder, who has got flows on it that this server doesn't know of.
+fn reclaim(now: Timestamp, identity: &mut Identity, timing: Timing, out: &mut Outbox) {
+    if defend(now, identity, timing, out) {
+        out.events.push_back(Event::Recover {
+            identity: identity.address.addr(),
+            of: None,
+        });
     }
 }

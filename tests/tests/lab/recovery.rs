@@ -1,0 +1,132 @@
+//! Connections whose director changes: it dies, comes back, is restarted, lets go.
+#![expect(clippy::disallowed_methods, reason = "an outage is real time")]
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use balancer_tests::{Held, Lab, Server, Signal, WITHOUT_CPU, until};
+use serde_json::Value;
+
+use crate::steering::{ipv4, ipv6};
+
+/// Bounds waits for what takes the time-out, or some reports.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a busy test machine adds to an answer's time, and clients' repetitions of what was lost meanwhile.
+const SLACK: Duration = Duration::from_secs(4);
+
+#[test]
+fn connections_survive_the_death_of_their_directors_host() {
+    survive_their_directors_host(ipv4);
+}
+
+#[test]
+fn connections_over_ipv6_survive_the_death_of_their_directors_host() {
+    survive_their_directors_host(ipv6);
+}
+
+fn survive_their_directors_host(address: fn(&Server) -> IpAddr) {
+    let Some(mut lab) = Lab::new(3) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let address = address(lab.server(1));
+
+    let (begun, seconds) = (Instant::now(), 10);
+    let held = Held::open(&lab.client, address, 40, seconds);
+    assert!(held.served_by("web2") > 5 && held.served_by("web3") > 5);
+    lab.switch.run("ip", &["link", "set", "web1", "down"]);
+    until("another one has it", PATIENCE, || {
+        ["web2", "web3"].contains(&holder(lab.server(2), address).as_str())
+    });
+    // Longer than the grace: then what is still unknown is reset.
+    held.finish_but("web1");
+    assert!(begun.elapsed() < Duration::from_secs(seconds.into()) + SLACK);
+    let of_both = [2, 3].map(|number| changes(lab.server(number))).concat();
+    assert!(
+        of_both.iter().any(|change| is_recovery(change, address)),
+        "{of_both:#?}"
+    );
+}
+
+#[test]
+fn a_hand_back_breaks_no_connection() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let address = lab.server(1).address().into();
+    lab.switch.run("ip", &["link", "set", "web1", "down"]);
+    until("another one has it", PATIENCE, || {
+        ["web2", "web3"].contains(&holder(lab.server(2), address).as_str())
+    });
+    let caretaker = holder(lab.server(2), address);
+    let begun = Instant::now();
+    let held = Held::open(&lab.client, address, 40, 6);
+    assert!(held.served_by(&caretaker) > 5 && held.served_by(&caretaker) < 35);
+    lab.switch.run("ip", &["link", "set", "web1", "up"]);
+    until("its home has it", PATIENCE, || {
+        (1..=3).all(|number| holder(lab.server(number), address) == "web1")
+    });
+    held.finish();
+    assert!(begun.elapsed() < Duration::from_secs(6) + SLACK);
+    let changes = changes(lab.server(1));
+    assert!(
+        changes.iter().any(|change| is_recovery(change, address)),
+        "{changes:#?}"
+    );
+}
+
+#[test]
+fn a_hand_back_to_a_host_that_was_restarted_breaks_no_connection() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    let config = lab.config(WITHOUT_CPU);
+    let arguments = [
+        "--config",
+        &config,
+        "--mode",
+        "native",
+        "--identity",
+        "10.77.0.201/24",
+    ];
+    lab.start(WITHOUT_CPU, "native");
+    lab.server_mut(1).end_balancer(Signal::SIGTERM);
+    lab.server_mut(1).attach(&arguments);
+    lab.wait_for_peers();
+    let address = "10.77.0.201".parse().unwrap();
+
+    let begun = Instant::now();
+    let before = Held::open(&lab.client, address, 40, 12);
+    assert!(before.served_by("web2") > 5 && before.served_by("web3") > 5);
+    // Nothing of it is left, neither its address nor its pins. Those that it served itself end.
+    lab.server_mut(1).end_balancer(Signal::SIGTERM);
+    until("another one has it", PATIENCE, || {
+        ["web2", "web3"].contains(&holder(lab.server(2), address).as_str())
+    });
+    let during = Held::open(&lab.client, address, 40, 6);
+    lab.server_mut(1).attach(&arguments);
+    until("its home has it", PATIENCE, || {
+        (1..=3).all(|number| holder(lab.server(number), address) == "web1")
+    });
+    during.finish();
+    before.finish_but("web1");
+    assert!(begun.elapsed() < Duration::from_secs(12) + SLACK);
+}
+
+/// Who has an address, as a server sees it.
+fn holder(server: &Server, address: IpAddr) -> String {
+    let status = server.status();
+    let holders = status["holders"].as_array().expect("the holders");
+    let is_it = |holder: &&Value| holder["address"] == address.to_string();
+    let found = holders.iter().find(is_it);
+    let name = found.and_then(|holder| holder["holder"].as_str());
+    name.unwrap_or("nobody").to_owned()
+}
+
+fn is_recovery(change: &str, address: IpAddr) -> bool {
+    change.starts_with(&format!("{address}: peers go on with "))
+}
+
+/// What a server says of the last changes.
+fn changes(server: &Server) -> Vec<String> {
+    let status = server.status();
+    let changes = status["changes"].as_array().expect("the changes");
+    let text = |change: &Value| change["text"].as_str().expect("a text").to_owned();
+    changes.iter().map(text).collect()
+}
