@@ -141,11 +141,11 @@ fn identity(number: u8) -> IpAddr {
 fn flow(owner: u64, identity: IpAddr, number: u32) -> FlowAt {
     let [a, b, c, d] = number.to_be_bytes();
     FlowAt {
-        protocol: if number % 7 == 0 { UDP } else { TCP },
+        protocol: if number.is_multiple_of(7) { UDP } else { TCP },
         client: SocketAddr::from(([192, a, b, c], 1_024 + u16::from(d))),
         identity: SocketAddr::new(identity, 80),
         owner: ServerId(owner),
-        sure: number % 3 != 0,
+        sure: !number.is_multiple_of(3),
     }
 }
 
