@@ -188,6 +188,8 @@ pub struct Cluster {
 #[derive(Debug)]
 struct Outbox {
     transmits: VecDeque<Transmit>,
+    /// Addresses that are to be added and removed: clients wait for these, so they come before all other events.
+    moves: VecDeque<Event>,
     events: VecDeque<Event>,
     questions: Questions,
 }
@@ -208,6 +210,7 @@ impl Cluster {
     pub fn new(now: Timestamp, options: Options) -> Self {
         let mut out = Outbox {
             transmits: VecDeque::new(),
+            moves: VecDeque::new(),
             events: VecDeque::new(),
             questions: Questions::new(options.boot),
         };
@@ -402,7 +405,13 @@ impl Cluster {
 
     /// The next thing that has happened.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.out.events.pop_front()
+        let moves = self.out.moves.pop_front();
+        moves.or_else(|| self.out.events.pop_front())
+    }
+
+    /// Whether more addresses are to be added or removed ([`Event::Assume`], [`Event::Release`]).
+    pub fn is_moving(&self) -> bool {
+        !self.out.moves.is_empty()
     }
 
     /// Changes how often this server reports, which peers are told soon, and how many periods of silence are suspect.

@@ -47,7 +47,10 @@ impl Running {
             return Err(error.context(format!("cannot take over {address}")));
         }
         self.links.announce(&interface, address);
-        // It isn't foreign any more.
+        // It isn't foreign any more. But the next one that is to be taken over comes first.
+        if prepared.exchange.cluster().is_moving() {
+            return Ok(());
+        }
         self.set_foreign(prepared).await
     }
 

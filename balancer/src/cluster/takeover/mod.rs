@@ -332,7 +332,11 @@ impl Takeover {
                 reclaim(now, identity, timing, out);
             }
         } else if by.is_none() || by == Some(identity.home) {
-            release(now, identity, by, Reason::SeenElsewhere, out);
+            let reason = match by {
+                Some(_) => Reason::Home,
+                None => Reason::SeenElsewhere,
+            };
+            release(now, identity, by, reason, out);
             identity.probe = Probe::Used(now);
         }
         // Of two caretakers the reports decide.
@@ -447,14 +451,15 @@ fn pass(
     reason: Reason,
     out: &mut Outbox,
 ) {
-    // That a server has what is its own is no news.
-    let news = identity.holder.is_some() || holder != Some(identity.home);
+    // That a server which has just become known has what is its own is no news.
+    let news = identity.since != Timestamp(0) || holder != Some(identity.home);
     identity.holder = holder;
     identity.since = now;
     identity.reason = reason;
     identity.forget_search();
-    if news {
-        out.events.push_back(Event::Moved(identity.address.addr()));
+    let moved = Event::Moved(identity.address.addr());
+    if news && !out.events.contains(&moved) {
+        out.events.push_back(moved);
     }
 }
 
@@ -465,7 +470,7 @@ fn claim(now: Timestamp, identity: &mut Identity, me: ServerId, out: &mut Outbox
     };
     identity.term = identity.term.saturating_add(1);
     pass(now, identity, Some(me), reason, out);
-    out.events.push_back(Event::Assume(Assumed {
+    out.moves.push_back(Event::Assume(Assumed {
         address: identity.address,
         home: identity.home,
         term: identity.term,
@@ -480,8 +485,7 @@ fn release(
     out: &mut Outbox,
 ) {
     pass(now, identity, holder, reason, out);
-    out.events
-        .push_back(Event::Release(identity.address.addr()));
+    out.moves.push_back(Event::Release(identity.address.addr()));
 }
 
 /// Says again on the link who has the identity, but not at each frame: the other one may do the same. `true`: it was said.

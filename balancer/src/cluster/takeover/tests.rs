@@ -264,6 +264,45 @@ fn what_is_given_up_in_a_goodbye_is_taken_at_once() {
 }
 
 #[test]
+fn an_address_moves_before_anything_else_is_told_and_that_once() {
+    let mut bench = Bench::with_own();
+    bench.hear(HOME, &[(HOME, 1)]);
+    let mut goodbye = bench.report(HOME, &[(HOME, 1)]);
+    goodbye.leaving = true;
+    goodbye.identities[0].held = false;
+    bench.send(goodbye).unwrap();
+    let events: Vec<_> = std::iter::from_fn(|| bench.cluster.poll_event()).collect();
+    assert_eq!(events[0], assume(2), "{events:?}");
+    let news = events
+        .iter()
+        .filter(|event| **event == Event::Moved(identity()));
+    assert_eq!(news.count(), 1, "{events:?}");
+}
+
+#[test]
+fn it_is_news_that_a_home_has_its_identity_again() {
+    let mut bench = Bench::with_own();
+    let news = |bench: &mut Bench, from, homes: &[(ServerId, u64)]| {
+        let report = bench.report(from, homes);
+        let sent = bench.send(report.clone());
+        if sent.is_err() {
+            bench.drain();
+            let answers = vec![bench.nonce];
+            bench.send(Report { answers, ..report }).unwrap();
+        }
+        let events: Vec<_> = std::iter::from_fn(|| bench.cluster.poll_event()).collect();
+        events.contains(&Event::Moved(identity()))
+    };
+    assert!(!news(&mut bench, HOME, &[(HOME, 1)]), "as it should be");
+    bench.to(1_000);
+    bench.cluster.handle_probe(at(1_100), HOME, false);
+    bench.to(1_600);
+    assert!(news(&mut bench, OTHER, &[(OTHER, 1), (HOME, 2)]));
+    assert!(news(&mut bench, OTHER, &[(OTHER, 1)]), "nobody has it");
+    assert!(news(&mut bench, HOME, &[(HOME, 1)]), "its home has it");
+}
+
+#[test]
 fn what_the_host_keeps_after_a_goodbye_is_asked_for() {
     let mut bench = Bench::with_own();
     bench.hear(HOME, &[(HOME, 1)]);
