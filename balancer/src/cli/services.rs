@@ -25,11 +25,11 @@ impl Services {
 /// The services as a table.
 pub fn text(services: &[Service]) -> String {
     let head = [
-        "service", "ports", "load", "conns", "new", "capacity", "queue", "host", "overload",
-        "margin", "policy", "health",
+        "service", "ports", "load", "conns", "making", "new/s", "capacity", "queue", "rate",
+        "host", "overload", "margin", "policy", "health",
     ];
     let rows: Vec<_> = services.iter().map(row).collect();
-    table(&head, &rows, &[2, 3, 4, 5, 6, 7, 8, 9])
+    table(&head, &rows, &[2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
 }
 
 fn row(service: &Service) -> Vec<String> {
@@ -43,8 +43,10 @@ fn row(service: &Service) -> Vec<String> {
         percent(service.load),
         service.connections.to_string(),
         service.pending.to_string(),
+        format!("{:.1}", service.connections_per_second),
         service.capacity.to_string(),
         percent(service.load_accept_queue),
+        service.load_rate.map_or_else(|| "-".into(), percent),
         percent(service.load_host),
         percent(service.overload),
         percent(service.margin),

@@ -1,5 +1,7 @@
 //! `balancer status`.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
@@ -130,9 +132,11 @@ fn load(status: &Status) -> String {
             ]
         })
         .collect();
+    let uptime = Duration::from_millis(status.uptime_ms.max(1));
+    let share = Duration::from_micros(status.sampling_us).div_duration_f64(uptime);
     format!(
-        "\nhost (measuring takes {} us, ten times a second)\n{}",
-        status.sample_cost_us,
+        "\nhost (measuring takes {:.2} % of one CPU)\n{}",
+        share * 100.0,
         table(&["part", "measured", "weight", "counts"], &rows, &[1, 2, 3])
     )
 }

@@ -11,7 +11,7 @@ use super::{
     value::{Name, Value, value},
 };
 
-value!(AffinityName, Capacity, FlowCount);
+value!(AffinityName, Capacity, CapacityRate, FlowCount);
 
 /// A service that this server offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Service {
     pub ports: Vec<PortRange>,
     /// How many open connections mean a load of 100 %.
     pub capacity: NonZeroU32,
+    /// How many new connections a second mean a load of 100 %. None: they don't count.
+    pub capacity_rate: Option<NonZeroU32>,
     /// What stays together on one server.
     pub affinity: Affinity,
     /// When this server keeps a new flow, and who gets it else.
@@ -121,6 +123,19 @@ impl Value for Capacity {
             .ok()
             .filter(|capacity: &NonZeroU32| capacity.get() <= Self::MAX)
             .map(Self)
+    }
+}
+
+/// New connections a second that mean a load of 100 %.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CapacityRate(pub(super) NonZeroU32);
+
+impl Value for CapacityRate {
+    const WANTED: &'static str = "a capacity in new connections: write a whole number from 1 to 100000000, the new connections a second that mean 100 %";
+    const QUOTED: bool = false;
+
+    fn read(text: &str) -> Option<Self> {
+        Capacity::read(text).map(|Capacity(capacity)| Self(capacity))
     }
 }
 

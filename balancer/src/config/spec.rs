@@ -30,6 +30,7 @@ impl ServiceSpec {
             name: self.name,
             ports: self.ports,
             capacity: self.capacity.0,
+            capacity_rate: None,
             affinity: Affinity::Flow,
             levels: levels.or(self.overload, self.margin, self.policy),
             check: None,

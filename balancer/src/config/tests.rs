@@ -47,6 +47,7 @@ require = "majority"
 name = "www"
 ports = ["80/tcp", "443/tcp"]
 capacity = 2000
+capacity_rate = 500
 affinity = "client"
 affinity_time = "1h"
 check = { http = "http://127.0.0.1:80/healthz", every = "2s", timeout = "200ms", rise = 1, fall = 5 }
@@ -161,6 +162,7 @@ fn every_key_has_its_effect() {
                 name: "www".parse().unwrap(),
                 ports: vec!["80/tcp".parse().unwrap(), "443/tcp".parse().unwrap()],
                 capacity: 2000.try_into().unwrap(),
+                capacity_rate: Some(500.try_into().unwrap()),
                 affinity: Affinity::Client(Duration::from_hours(1)),
                 levels: levels("60%", "12.5%", Policy::LeastLoad),
                 check: Some(Check {
@@ -178,6 +180,7 @@ fn every_key_has_its_effect() {
                 name: "media".parse().unwrap(),
                 ports: vec!["30000-30100/tcp".parse().unwrap()],
                 capacity: 1000.try_into().unwrap(),
+                capacity_rate: None,
                 affinity: Affinity::Flow,
                 levels: levels("70%", "5%", Policy::RoundRobin),
                 check: Some(Check {
@@ -381,6 +384,7 @@ fn example_shows_the_defaults() {
             "peers",
             "interface",
             "affinity_time",
+            "capacity_rate",
             "probe",
             "check",
         ]

@@ -35,8 +35,8 @@ pub struct Status {
     pub identities: Vec<IpAddr>,
     /// What its load is made of, beside its services' own.
     pub load_parts: Vec<LoadPart>,
-    /// CPU time that a sample of its load takes, in microseconds. There are ten a second.
-    pub sample_cost_us: u64,
+    /// CPU time that sampling its load has taken while the daemon ran, in microseconds.
+    pub sampling_us: u64,
     /// All identities of the cluster, and who has them.
     pub holders: Vec<Holder>,
     /// The last changes in the cluster, oldest first.
@@ -101,18 +101,24 @@ pub struct Service {
     pub ports: Vec<String>,
     /// Open connections that mean 100 %.
     pub capacity: u32,
-    /// Own load (S202): the highest of the next three.
+    /// New connections a second that mean 100 %, if they are to count.
+    pub capacity_rate: Option<u32>,
+    /// Own load (S202): the highest of the next four.
     pub load: u32,
     /// Load by connections.
     pub load_connections: u32,
     /// Load by its accept queue.
     pub load_accept_queue: u32,
+    /// Load by new connections, if they are to count.
+    pub load_rate: Option<u32>,
     /// Load of the host: the highest of its parts.
     pub load_host: u32,
     /// Connections open now.
     pub connections: u64,
     /// Connections in the making.
     pub pending: u64,
+    /// New connections that came to this server in a second, over the last four. By UDP, first packets of a client's port.
+    pub connections_per_second: f64,
     /// Whether its check succeeds.
     pub healthy: bool,
     /// What the last check that changed that said.

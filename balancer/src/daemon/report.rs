@@ -1,6 +1,7 @@
 //! What the daemon tells of itself.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::process;
 
 use anyhow::Result;
@@ -52,7 +53,7 @@ pub fn status(running: &Running, prepared: &Prepared) -> Result<Status> {
             .iter()
             .map(load_part)
             .collect(),
-        sample_cost_us: running.services.sample_cost().as_micros() as u64,
+        sampling_us: running.services.sampling().as_micros() as u64,
         holders: prepared
             .exchange
             .cluster()
@@ -106,9 +107,11 @@ fn service(running: &Running, index: u32, life: &ServiceLife) -> Result<Service>
         name: config.name.to_string(),
         ports: config.ports.iter().map(ToString::to_string).collect(),
         capacity: config.capacity.get(),
+        capacity_rate: config.capacity_rate.map(NonZeroU32::get),
         load: connections.load(&sheet),
         load_connections: load_of(open + pending, sheet.cost),
         load_accept_queue: life.accept_queue,
+        load_rate: life.rate_load(),
         load_host: running
             .services
             .load_parts()
@@ -118,6 +121,7 @@ fn service(running: &Running, index: u32, life: &ServiceLife) -> Result<Service>
             .unwrap_or(0),
         connections: open,
         pending,
+        connections_per_second: life.rate.per_second(),
         healthy: life.healthy,
         health: life.health.clone(),
         overload: sheet.overload,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use balancer_common::forecast::{Forecast, Moment, Outlook};
+use balancer_common::types::Connections;
 
 use crate::cluster::{OwnService, ServiceReport, Timestamp};
 use crate::config::{Config, Load, Protocol, Service};
@@ -11,7 +12,7 @@ use crate::datapath::maps::Maps;
 use crate::datapath::own::{self, ServiceState};
 use crate::exchange::clock;
 use crate::health::{Change, Monitor};
-use crate::load::{Handshakes, Listeners, Part, Probe, Sampler, Uncounted, established};
+use crate::load::{Handshakes, Listeners, Part, Probe, Rate, Sampler, Uncounted, established};
 
 /// All services.
 pub struct Services {
@@ -24,8 +25,8 @@ struct Meter {
     weights: Load,
     host: Sampler,
     listeners: Listeners,
-    /// CPU time that samples have taken, and how many there were.
-    spent: (Duration, u32),
+    /// CPU time that samples have taken.
+    spent: Duration,
     /// Why accept queues are not known, if they aren't.
     blind: Option<String>,
 }
@@ -40,6 +41,8 @@ pub struct ServiceLife {
     pub health: String,
     /// How full its accept queue is, in basis points.
     pub accept_queue: u32,
+    /// New connections that it gets.
+    pub rate: Rate,
     state: ServiceState,
     handshakes: Handshakes,
     uncounted: Uncounted,
@@ -58,6 +61,7 @@ impl Services {
                     healthy: true,
                     health: String::new(),
                     accept_queue: 0,
+                    rate: Rate::default(),
                     state: ServiceState {
                         given_up,
                         ..ServiceState::default()
@@ -75,7 +79,7 @@ impl Services {
                 weights: config.load.clone(),
                 host: Sampler::open(now)?,
                 listeners: Listeners::new(config.services.len()),
-                spent: (Duration::ZERO, 0),
+                spent: Duration::ZERO,
                 blind: None,
             },
         };
@@ -136,9 +140,9 @@ impl Services {
         self.meter.blind.as_deref()
     }
 
-    /// CPU time that one sample takes on average.
-    pub fn sample_cost(&self) -> Duration {
-        self.meter.spent.0 / self.meter.spent.1.max(1)
+    /// CPU time that samples have taken.
+    pub fn sampling(&self) -> Duration {
+        self.meter.spent
     }
 
     /// Samples own load into the maps. Returns what peers are told for the next `period`. `draining`: new connections are to
@@ -162,8 +166,11 @@ impl Services {
         let mut reports = Vec::new();
         for ((index, service), queue) in (0..).zip(&mut self.services).zip(queues) {
             service.accept_queue = (u64::from(queue) * u64::from(queue_weight) / 10_000) as u32;
-            let sample = host.max(service.accept_queue);
             let connections = maps.connections.get(&index, 0)?;
+            service.rate.sample(now, service.ever(&connections));
+            let sample = host
+                .max(service.accept_queue)
+                .max(service.rate_load().unwrap_or(0));
             let state = ServiceState {
                 sample,
                 ready: service.healthy && !draining,
@@ -176,8 +183,7 @@ impl Services {
             let outlook = service.forecast.update(&moment, period.as_nanos() as u64);
             reports.push(service.report(outlook));
         }
-        self.meter.spent.0 += clock::thread_time().saturating_sub(begun);
-        self.meter.spent.1 += 1;
+        self.meter.spent += clock::thread_time().saturating_sub(begun);
         Ok(reports)
     }
 
@@ -207,6 +213,22 @@ fn position(services: &[ServiceLife], port: u16) -> Option<usize> {
 }
 
 impl ServiceLife {
+    /// Load by new connections, in basis points, if they are to count.
+    pub fn rate_load(&self) -> Option<u32> {
+        let capacity = self.config.capacity_rate?;
+        Some(self.rate.load(capacity.get()))
+    }
+
+    /// How many connections it ever had. What comes by UDP are no connections to the kernel, so first packets stand for them.
+    fn ever(&self, connections: &Connections) -> u64 {
+        let mut ports = self.config.ports.iter();
+        if ports.any(|range| range.protocol == Protocol::Udp) {
+            connections.arrived
+        } else {
+            connections.established
+        }
+    }
+
     fn report(&self, outlook: Outlook) -> OwnService {
         OwnService {
             report: ServiceReport {

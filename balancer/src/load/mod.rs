@@ -5,6 +5,7 @@ mod listeners;
 mod pressure;
 mod probe;
 mod proc_file;
+mod rate;
 mod sampler;
 mod sockets;
 mod window;
@@ -16,6 +17,7 @@ use balancer_common::types::Connections;
 
 pub use self::listeners::Listeners;
 pub use self::probe::Probe;
+pub use self::rate::Rate;
 pub use self::sampler::{Part, Sampler};
 pub use self::sockets::{each_open, established};
 

@@ -34,6 +34,11 @@ impl Window {
         if self.readings.is_empty() {
             self.readings.push_back((now, Reading::default()));
         }
+        self.since_first(now, reading)
+    }
+
+    /// As [`Self::add`], but for the first seconds that since the first reading: 0 at that one.
+    pub fn since_first(&mut self, now: Timestamp, reading: Reading) -> u32 {
         self.readings.push_back((now, reading));
         while self
             .readings

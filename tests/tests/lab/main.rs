@@ -14,6 +14,7 @@ mod interfaces;
 mod load;
 mod path_mtu;
 mod recovery;
+mod sample;
 mod set;
 mod steering;
 mod takeover;

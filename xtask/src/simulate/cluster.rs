@@ -12,7 +12,7 @@ use super::queue::{Queue, Time};
 use super::scenario::{Arrival, MILLISECOND, Scenario};
 
 /// How often a daemon samples its own load.
-const TICK: Time = 100 * MILLISECOND;
+const TICK: Time = 90 * MILLISECOND;
 
 /// The servers.
 pub struct Cluster {

@@ -223,6 +223,10 @@ fn wrong_types() {
                 r#"4:12: invalid type: string "20", expected a capacity: write a whole number from 1 to 100000000, the open connections that mean 100 %"#,
             ),
             (
+                "capacity_rate = 0",
+                "4:17: \"0\" is not a capacity in new connections: write a whole number from 1 to 100000000, the new connections a second that mean 100 %",
+            ),
+            (
                 r#"check = "tcp""#,
                 r#"4:9: invalid type: string "tcp", expected a table: write it in braces, as in { tcp = "127.0.0.1:80" }"#,
             ),

@@ -11,11 +11,11 @@ use crate::cli::top::rates::Rates;
 fn status(kept: u64, steered: u64, repeated: u64, flows: u64) -> Status {
     let text = json!({
         "name": "web1", "id": "01", "version": "1", "pid": 1, "uptime_ms": 61_000, "pin_dir": "/p",
-        "period_ms": 500, "timeout_ms": 1500, "drain": null, "load_parts": [], "sample_cost_us": 90, "interfaces": [], "identities": [],
+        "period_ms": 500, "timeout_ms": 1500, "drain": null, "load_parts": [], "sampling_us": 90, "interfaces": [], "identities": [],
         "holders": [], "changes": [],
         "services": [{
             "name": "www", "ports": ["80/tcp"], "capacity": 20, "load": 7500, "load_connections": 7500, "load_accept_queue": 0, "load_host": 0,
-            "connections": 14, "pending": 1, "healthy": false, "health": "refused", "overload": 5000, "margin": 2000,
+            "connections": 14, "pending": 1, "connections_per_second": 12.5, "healthy": false, "health": "refused", "overload": 5000, "margin": 2000,
             "policy": "two-choices",
             "packets": {"kept_below_level": kept, "steered_new": steered, "steered_repeated": repeated, "odd": 0}
         }],
