@@ -13,6 +13,7 @@
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use std::ops::Range;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::key::Key;
 
@@ -73,6 +74,15 @@ impl Keyring {
         }
     }
 
+    /// The ring for another purpose: what one has sealed, the other doesn't open, and neither tells of the other's keys.
+    #[must_use]
+    pub fn derive(&self, purpose: [u8; 4]) -> Self {
+        Self {
+            sealing: self.sealing.derive(purpose),
+            others: self.others.iter().map(|key| key.derive(purpose)).collect(),
+        }
+    }
+
     /// The datagram that carries `message`.
     pub fn seal(&self, message: &[u8]) -> Result<Vec<u8>, SealError> {
         let mut datagram = vec![0; HEADER];
@@ -128,6 +138,19 @@ impl Cipher {
         let tag = cipher.encrypt(&header, &[]);
         cipher.id.copy_from_slice(&tag[..4]);
         cipher
+    }
+
+    /// The cipher's key stream under a nonce that is never drawn, as a key.
+    fn derive(&self, purpose: [u8; 4]) -> Self {
+        let mut header = [0; HEADER];
+        header[field::MAGIC].copy_from_slice(b"make");
+        header[field::NONCE.start..field::NONCE.start + 4].copy_from_slice(&purpose);
+        let stream = Zeroizing::new(self.encrypt(&header, &[0; 32]));
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(&stream[..32]);
+        let derived = Self::new(&Key::from(bytes));
+        bytes.zeroize();
+        derived
     }
 
     fn encrypt(&self, header: &[u8], message: &[u8]) -> Vec<u8> {
