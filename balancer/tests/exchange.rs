@@ -1,6 +1,6 @@
 //! Two servers in two network namespaces, with real multicast between them.
 
-use balancer::cluster::{Cluster, Event, OwnState, ServerId, Status, Timing};
+use balancer::cluster::{Cluster, Event, FlowAt, OwnState, ServerId, Status, Timing};
 use balancer::exchange::{Audience, Exchange, Interface, Key, Keyring, Options, clock};
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
@@ -167,6 +167,65 @@ fn servers_of_different_periods_accuse_nobody() {
     drop(one);
     run(&mut [&mut two], 2);
     assert_eq!(two.peer(1), Some(Status::Suspect));
+}
+
+/// Both run on their own, as daemons do, and without a pause of their clients' making.
+#[test]
+fn a_hundred_thousand_flows_are_told_within_a_second() {
+    const FLOWS: usize = 100_000;
+    let Some(lab) = Lab::new("flows") else { return };
+    let (mut one, mut two) = (
+        lab.server(1, group("239.255.99.18:9918"), 7),
+        lab.server(2, group("239.255.99.18:9918"), 7),
+    );
+    run(&mut [&mut one, &mut two], 3);
+    let identity = SocketAddr::from(([10, 99, 18, 3], 80));
+    let flow = |number: usize| FlowAt {
+        protocol: 6,
+        client: SocketAddr::from((
+            [192, 0, (number >> 14) as u8, 1],
+            1_024 + (number & 16_383) as u16,
+        )),
+        identity,
+        owner: ServerId(2),
+        sure: true,
+    };
+    let flows: Vec<_> = (0..FLOWS).map(flow).collect();
+    let bound = Duration::from_secs(if cfg!(debug_assertions) { 3 } else { 1 });
+    let (told, time) = std::thread::scope(|scope| {
+        let teller = scope.spawn(|| {
+            let tell = async {
+                loop {
+                    let event = two.exchange.next().await;
+                    if let Event::FlowsWanted { by, session, .. } = event {
+                        two.exchange.tell_flows(by, session, &flows);
+                    }
+                }
+            };
+            let bounded = async { tokio::time::timeout(bound, tell).await };
+            let _ = two.runtime.block_on(bounded);
+        });
+        let start = clock::monotonic();
+        one.exchange.recover(&[identity.ip()], None);
+        let mut told = Vec::new();
+        let ask = async {
+            loop {
+                match one.exchange.next().await {
+                    Event::Flows(flows) => told.extend(flows),
+                    Event::Recovered(_) => break,
+                    _ => {}
+                }
+            }
+        };
+        let bounded = async { tokio::time::timeout(bound, ask).await };
+        let in_time = one.runtime.block_on(bounded).is_ok();
+        let time = clock::monotonic().since(start);
+        teller.join().unwrap();
+        assert!(in_time, "only {} in {bound:?}", told.len());
+        (told, time)
+    });
+    println!("{FLOWS} flows in {time:?}");
+    assert!(told == flows, "{} told", told.len());
 }
 
 fn meet_and_part(lab: &Lab, address: &str) {

@@ -4,10 +4,13 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use balancer_tests::{Held, Lab, Server, Signal, WITHOUT_CPU, until};
+use balancer_tests::{
+    BY_CONNECTIONS, Connection, Held, Lab, Resolver, Server, Signal, WITHOUT_CPU, until,
+};
 use serde_json::Value;
 
 use crate::steering::{ipv4, ipv6};
+use crate::udp::{DNS, dns_servers};
 
 /// Bounds waits for what takes the time-out, or some reports.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,6 +48,59 @@ fn survive_their_directors_host(address: fn(&Server) -> IpAddr) {
         of_both.iter().any(|change| is_recovery(change, address)),
         "{of_both:#?}"
     );
+}
+
+#[test]
+fn udp_flows_keep_their_servers_when_their_directors_host_dies() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    let address = lab.server(1).address().into();
+    let _daemons = dns_servers(&lab, address);
+    lab.start(&format!("{BY_CONNECTIONS}{DNS}"), "native");
+    let resolvers: Vec<_> = (0..40)
+        .map(|_| Resolver::new(&lab.client, address))
+        .collect();
+    let ask = || resolvers.iter().map(|one| one.who().unwrap());
+    let names: Vec<_> = ask().collect();
+    // From its second packet on a flow is known for what it is.
+    assert!(ask().eq(names.iter().cloned()));
+    assert!(names.iter().any(|name| name == "web2") && names.iter().any(|name| name == "web3"));
+
+    lab.switch.run("ip", &["link", "set", "web1", "down"]);
+    until("its flows are known", PATIENCE, || {
+        let of_both = [2, 3].map(|number| changes(lab.server(number))).concat();
+        of_both.iter().any(|change| is_recovery(change, address))
+    });
+    for (resolver, name) in resolvers.iter().zip(&names) {
+        if name != "web1" {
+            assert_eq!(resolver.who().unwrap(), *name);
+        }
+    }
+}
+
+/// As after a crash of the host's programs that lost their pins: connections that were silent meanwhile go on.
+#[test]
+fn a_restart_without_pins_breaks_no_steered_connection() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let config = lab.config(WITHOUT_CPU);
+    let busy = Held::open(&lab.client, lab.server(1).address(), 12, 3);
+    let open = || Connection::open(&lab.client, lab.server(1).address()).expect("a connection");
+    let mut connections: Vec<_> = (0..20).map(|_| open()).collect();
+    let mut ask = || -> Vec<_> {
+        let answers = connections.iter_mut().map(|one| one.get("/"));
+        answers
+            .map(|answer| answer.expect("an answer").server)
+            .collect()
+    };
+    let servers = ask();
+    assert!(servers.iter().any(|name| name != "web1"), "{servers:?}");
+    busy.finish();
+    assert_eq!(lab.server(1).ask(&["detach", "eth0"]).code, Some(0));
+    lab.server_mut(1).wait_for_end();
+    lab.server_mut(1)
+        .attach(&["--config", &config, "--mode", "native"]);
+    // At once: what isn't known yet is dropped, and sent again.
+    assert_eq!(ask(), servers);
 }
 
 #[test]

@@ -10,7 +10,8 @@ use balancer_tests::{
 use crate::steering::{ipv4, ipv6};
 
 /// Each query of a new port counts as a connection for a second.
-const DNS: &str = "[[service]]\nname = \"dns\"\nports = [\"53/udp\", \"53/tcp\"]\ncapacity = 20\n";
+pub const DNS: &str =
+    "[[service]]\nname = \"dns\"\nports = [\"53/udp\", \"53/tcp\"]\ncapacity = 20\n";
 
 const ECHO: &str = "[[service]]\nname = \"echo\"\nports = [\"7000/udp\"]\ncapacity = 20\n";
 const ECHO_PORT: u16 = 7000;
@@ -145,7 +146,7 @@ fn large_datagrams_arrive_in_fragments(mode: &str, address: fn(&Server) -> IpAdd
 }
 
 /// Starts a DNS server on each server, and waits until the first one answers at `address`.
-fn dns_servers(lab: &Lab, address: IpAddr) -> Vec<Process> {
+pub fn dns_servers(lab: &Lab, address: IpAddr) -> Vec<Process> {
     let daemons = lab.servers().iter();
     let daemons = daemons
         .map(|server| server.start_daemon(Daemon::Dns))
