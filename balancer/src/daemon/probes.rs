@@ -7,7 +7,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 
 use super::prepare::Prepared;
-use super::running::Running;
+use super::running::{Running, TICK};
 use crate::cluster::ServerId;
 use crate::datapath::host::{arp, ndp};
 use crate::datapath::interface::{Interface, has_carrier};
@@ -22,6 +22,8 @@ pub enum Subject {
     Host(ServerId),
     /// Whoever uses an identity.
     Identity(IpAddr),
+    /// Whoever uses one of this server's own that it can't use.
+    Unusable(IpAddr),
 }
 
 /// What a probe gave.
@@ -54,7 +56,11 @@ impl Running {
             return;
         };
         let probed = self.probed.clone();
-        let time = PROBE.min(prepared.exchange.cluster().timing().period);
+        let time = match subject {
+            // It is asked again at each tick.
+            Subject::Unusable(_) => TICK / 2,
+            _ => PROBE.min(prepared.exchange.cluster().timing().period),
+        };
         tokio::spawn(async move {
             let (index, mac) = (interface.index, interface.mac);
             // Without a carrier nobody could answer, and silence would say nothing.
@@ -105,6 +111,8 @@ impl Running {
                 prepared.exchange.identity_probe_result(address, answered);
                 return Ok(());
             }
+            Subject::Unusable(_) if answered => return Ok(()),
+            Subject::Unusable(address) => return self.revive(prepared, address).await,
         };
         if prepared.exchange.cluster().peer(id).is_some() {
             prepared.exchange.probe_result(id, answered);

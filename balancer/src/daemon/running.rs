@@ -1,5 +1,7 @@
 //! The daemon's life: events of the exchange, of health checks, of commands and of time go into the maps.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -28,7 +30,7 @@ use crate::health::Monitor;
 use crate::load::Probe;
 
 /// How often own load is sampled: the program is to go by what has changed within 100 ms, the time that a sample takes included.
-const TICK: Duration = Duration::from_millis(90);
+pub(super) const TICK: Duration = Duration::from_millis(90);
 
 /// How long a new server listens before its first report. Peers answer its query within a tenth of a period.
 const HEARING: Duration = Duration::from_millis(200);
@@ -53,6 +55,8 @@ pub struct Running {
     pub(super) links: Links,
     pub(super) history: History,
     pub(super) recovery: Recovery,
+    /// Identities whose home this is, and which this host can't use yet: another one was found to have them.
+    pub(super) unusable: BTreeSet<IpAddr>,
     /// Peers' addresses are not all as they should be on this host.
     pub(super) foreign_pending: bool,
     /// When peers that only a predecessor has heard of were last probed.
@@ -162,6 +166,7 @@ impl Running {
         self.guests.finish().await?;
         self.report(prepared)?;
         self.review_drain()?;
+        self.probe_unusable(prepared);
         let now = clock::monotonic();
         if now.since(self.reviewed) < REVIEW {
             return Ok(());
@@ -172,6 +177,7 @@ impl Running {
         let services = self.services.iter().map(|life| &life.config);
         self.guests.begin(prepared.exchange.cluster(), services);
         self.find_routes(prepared).await?;
+        self.find_unusable(prepared).await?;
         // What failed is tried again, and an address that this host has got since is let go.
         self.set_foreign(prepared).await?;
         // Peers that a predecessor steered flows to, and that nobody has heard of since: do their hosts live?

@@ -1,5 +1,7 @@
 //! Bringing the daemon up: programs, maps, host, interfaces.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use tokio::sync::mpsc;
 
@@ -66,6 +68,7 @@ impl Running {
             links: Links::watch(&prepared.interfaces, &sighted)?,
             history: History::default(),
             recovery: Recovery::new(collected),
+            unusable: BTreeSet::new(),
             foreign_pending: false,
             adopted_judged: now,
             reviewed: now,
@@ -105,6 +108,7 @@ impl Running {
             }
             self.interfaces.push((interface.clone(), state));
         }
+        self.find_unusable(prepared).await?;
         self.announce_all(prepared);
         self.write_settings()
     }

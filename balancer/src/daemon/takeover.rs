@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::links::Sighting;
 use super::prepare::Prepared;
+use super::probes::Subject;
 use super::running::Running;
 use crate::cluster::{Assumed, Require, ServerId};
 use crate::exchange::clock;
@@ -65,9 +66,50 @@ impl Running {
 
     /// Tells the link of an identity once more who has it.
     pub(super) fn announce(&self, address: IpAddr) {
-        if let Some(interface) = self.on_link(address) {
+        let usable = !self.unusable.contains(&address);
+        if let Some(interface) = self.on_link(address).filter(|_| usable) {
             self.links.announce(interface, address);
         }
+    }
+
+    /// Looks for identities of this server's that this host can't use: when it started, or its link came up, their
+    /// caretaker had them.
+    pub(super) async fn find_unusable(&mut self, prepared: &Prepared) -> Result<()> {
+        self.unusable.clear();
+        for (interface, _) in &self.interfaces {
+            let found = prepared.host.unusable(interface.index).await?;
+            let own =
+                |address: &IpAddr| prepared.identities.iter().any(|own| own.addr() == *address);
+            self.unusable.extend(found.into_iter().filter(own));
+        }
+        let addresses: Vec<_> = self.unusable.iter().map(IpAddr::to_string).collect();
+        let warning = (!addresses.is_empty()).then(|| {
+            format!(
+                "{} can't be used here yet: another host was found to have it",
+                addresses.join(", ")
+            )
+        });
+        self.warnings.set("unusable addresses", warning);
+        Ok(())
+    }
+
+    /// Asks whether such identities have been given back.
+    pub(super) fn probe_unusable(&self, prepared: &Prepared) {
+        for address in &self.unusable {
+            self.spawn_probe(prepared, Subject::Unusable(*address), *address);
+        }
+    }
+
+    /// Nobody else uses an identity of this server's any more.
+    pub(super) async fn revive(&mut self, prepared: &Prepared, address: IpAddr) -> Result<()> {
+        if !self.unusable.remove(&address) {
+            return Ok(());
+        }
+        if let Some(interface) = self.on_link(address) {
+            prepared.host.revive(interface.index, address).await?;
+        }
+        self.announce(address);
+        self.find_unusable(prepared).await
     }
 
     /// Tells the links of all identities that this server holds.

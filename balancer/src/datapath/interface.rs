@@ -170,12 +170,11 @@ async fn ask(index: u32) -> Result<(LinkMessage, Vec<AddressMessage>)> {
 }
 
 /// The address that clients may use. Link-local addresses mean another host on each link (RFC 3927, RFC 4291 section
-/// 2.5.6), temporary and deprecated ones are about to go (RFC 8981, RFC 4862 section 5.5.4), and one that another host was
-/// found to have is not in use.
+/// 2.5.6), temporary and deprecated ones are about to go (RFC 8981, RFC 4862 section 5.5.4). One that another host was found
+/// to have may be with its caretaker.
 fn network(message: &AddressMessage) -> Option<IpNet> {
     const PASSING: AddressFlags = AddressFlags::Secondary // of IPv6: temporary
-        .union(AddressFlags::Deprecated)
-        .union(AddressFlags::Dadfailed);
+        .union(AddressFlags::Deprecated);
     let is_v6 = message.header.family == AddressFamily::Inet6;
     let attributes = &message.attributes;
     let passes = attributes.iter().any(

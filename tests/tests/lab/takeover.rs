@@ -130,6 +130,48 @@ fn a_living_host_keeps_its_address_whatever_becomes_of_its_daemon() {
     }
 }
 
+/// Its kernel asks whether anybody has its address, hears the caretaker, and doesn't use it (RFC 4862, section 5.4).
+#[test]
+fn a_home_that_boots_uses_its_ipv6_address_again() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    let before = lab.server(1).dump();
+    lab.start(WITHOUT_CPU, "native");
+    let config = lab.config(WITHOUT_CPU);
+    let home = &lab.server(1).host;
+    let address = home.address_v6();
+    let configured = format!("{address}/64");
+    lab.switch.run("ip", &["link", "set", "web1", "down"]);
+    until("another one has it", PATIENCE, || {
+        ["web2", "web3"].contains(&holder(lab.server(2), address.into()).as_str())
+    });
+    lab.server_mut(1).end_balancer(Signal::SIGTERM);
+    let home = &lab.server(1).host;
+    let unusable = || home.run("ip", &["-6", "address", "show", "dev", "eth0", "dadfailed"]);
+    home.run("sysctl", &["-qw", "net.ipv6.conf.eth0.accept_dad=1"]);
+    home.run("ip", &["address", "delete", &configured, "dev", "eth0"]);
+    lab.switch.run("ip", &["link", "set", "web1", "up"]);
+    home.run("ip", &["address", "add", &configured, "dev", "eth0"]);
+    until("its kernel doesn't use it", PATIENCE, || {
+        unusable().contains(&configured)
+    });
+
+    let client = Client::start(&lab.client, address.into());
+    lab.server_mut(1)
+        .attach(&["--config", &config, "--mode", "native"]);
+    client.wait_for("web1");
+    let (longest, _) = client.end();
+    println!("hand-back: {longest:?} without an answer");
+    let home = &lab.server(1).host;
+    let all = home.run("ip", &["-6", "address", "show", "dev", "eth0"]);
+    assert!(
+        all.contains(&configured) && !all.contains("dadfailed") && !all.contains("tentative"),
+        "{all}"
+    );
+    home.run("sysctl", &["-qw", "net.ipv6.conf.eth0.accept_dad=0"]);
+    end_all(&mut lab);
+    similar(&lab.server(1).dump(), &before);
+}
+
 #[test]
 fn a_caretaker_that_is_killed_goes_on_and_gives_back_after_its_restart() {
     let Some(mut lab) = Lab::new(2) else { return };

@@ -178,6 +178,17 @@ impl Host {
         .await
     }
 
+    /// The IPv6 addresses of an interface that can't be used, since another host was found to have them, or may be (RFC 4862,
+    /// section 5.4).
+    pub async fn unusable(&self, interface: u32) -> anyhow::Result<BTreeSet<IpAddr>> {
+        self.kernel.unusable(interface).await
+    }
+
+    /// Brings such an address into use, as no other host has it any more.
+    pub async fn revive(&self, interface: u32, address: IpAddr) -> anyhow::Result<()> {
+        self.kernel.revive(interface, address).await
+    }
+
     /// What was done to this host and not undone, oldest first.
     pub fn changes(&self) -> &[Change] {
         self.journal.changes()

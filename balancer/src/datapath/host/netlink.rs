@@ -51,6 +51,44 @@ impl Netlink {
         }))
     }
 
+    /// Addresses in or after a duplicate address detection that kept them out of use.
+    pub(super) async fn unusable(&self, interface: u32) -> anyhow::Result<BTreeSet<IpAddr>> {
+        let present = self.list_addresses(interface).await?;
+        let unusable = present
+            .iter()
+            .filter(|message| flags(message).intersects(UNUSABLE));
+        Ok(unusable.filter_map(own_end).collect())
+    }
+
+    /// Adds an address anew, without that detection. The kernel changes this of no address that is there.
+    pub(super) async fn revive(&self, interface: u32, address: IpAddr) -> anyhow::Result<()> {
+        let present = self.list_addresses(interface).await?;
+        let is_it = |message: &&AddressMessage| {
+            own_end(message) == Some(address) && flags(message).intersects(UNUSABLE)
+        };
+        let Some(old) = present.into_iter().find(|message| is_it(&message)) else {
+            return Ok(());
+        };
+        let mut request = self
+            .handle
+            .address()
+            .add(interface, address, old.header.prefix_len);
+        let new = request.message_mut();
+        let kept = flags(&old) & (AddressFlags::Noprefixroute | AddressFlags::Managetempaddr);
+        new.header.scope = old.header.scope;
+        new.attributes
+            .push(AddressAttribute::Flags(kept | AddressFlags::Nodad));
+        let lifetime =
+            |attribute: &&AddressAttribute| matches!(attribute, AddressAttribute::CacheInfo(_));
+        new.attributes
+            .extend(old.attributes.iter().find(lifetime).cloned());
+        let deleted = self.handle.address().del(old).execute().await;
+        accept(deleted, Errno::EADDRNOTAVAIL)
+            .with_context(|| format!("cannot delete {address} to add it anew"))?;
+        accept(request.execute().await, Errno::EEXIST)
+            .with_context(|| format!("cannot add {address} anew"))
+    }
+
     async fn list_addresses(&self, interface: u32) -> anyhow::Result<Vec<AddressMessage>> {
         let request = self.handle.address().get().set_link_index_filter(interface);
         let dump = request.execute().try_collect().await.map_err(system_error);
@@ -267,6 +305,18 @@ fn known_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
         }
         _ => None,
     }
+}
+
+/// [`AddressFlags`] of an address that isn't used.
+const UNUSABLE: AddressFlags = AddressFlags::Tentative.union(AddressFlags::Dadfailed);
+
+fn flags(message: &AddressMessage) -> AddressFlags {
+    let mut attributes = message.attributes.iter();
+    let found = attributes.find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    found.unwrap_or(AddressFlags::empty())
 }
 
 /// The address of this host in `message`. On a point-to-point link there is the one of the other end as well.
