@@ -25,6 +25,13 @@ enum Task {
         #[arg(long, default_value_t = 10_000_000)]
         frames: u64,
     },
+    /// Simulate takeovers in random worlds: hosts die, freeze and return, daemons are killed and stopped, networks lose, repeat,
+    /// reorder and fall apart
+    Takeover {
+        /// Worlds; and a tenth as many clusters that lose a fifth of their reports for ten minutes
+        #[arg(long, default_value_t = 10_000)]
+        seeds: u64,
+    },
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
@@ -53,6 +60,7 @@ fn main() -> Result<()> {
         Task::Build => build(),
         Task::Simulate(arguments) => simulate::run(&arguments),
         Task::Fuzz { frames } => fuzz(frames),
+        Task::Takeover { seeds } => simulate_takeovers(seeds),
         Task::Bench(Bench::Packet) => bench_packet(),
         Task::Bench(Bench::Balance { arguments }) => bench_in_lab("balance", &arguments),
         Task::Bench(Bench::Failover { arguments }) => bench_in_lab("failover", &arguments),
@@ -93,6 +101,19 @@ fn fuzz(frames: u64) -> Result<()> {
         .context("cargo didn't start")?;
     if !status.success() {
         bail!("the parser is wrong about the frame above");
+    }
+    Ok(())
+}
+
+fn simulate_takeovers(seeds: u64) -> Result<()> {
+    let status = cargo()?
+        .args(["test", "--quiet", "--release", "--package=balancer"])
+        .args(["--test=takeover", "--", "--nocapture"])
+        .env("BALANCER_SEEDS", seeds.to_string())
+        .status()
+        .context("cargo didn't start")?;
+    if !status.success() {
+        bail!("a takeover went wrong in the world of the seed above");
     }
     Ok(())
 }

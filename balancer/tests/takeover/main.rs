@@ -1,6 +1,6 @@
 //! Takeover and hand-back among many servers in virtual time.
 //!
-//! `BALANCER_SEEDS=10000 cargo test --release -p balancer --test takeover` runs more than a few random worlds.
+//! `cargo xtask takeover` runs ten thousand random worlds, not a few, and the largest clusters.
 
 mod checks;
 mod scenarios;

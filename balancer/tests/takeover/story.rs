@@ -7,7 +7,7 @@ use crate::checks::{Checks, REQUIRES, REST};
 use crate::world::{Faults, GOOD, State, World, ms};
 
 /// Random worlds that are tried unless `BALANCER_SEEDS` says how many.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 40;
 
 /// Things that happen in one of them.
 const CHAPTERS: usize = 25;

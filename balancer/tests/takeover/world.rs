@@ -97,6 +97,10 @@ pub struct World {
     pub require: Require,
     /// What was taken over: when, by whom.
     pub claims: Vec<(Timestamp, usize, Assumed)>,
+    /// Datagrams that were refused.
+    pub refused: u64,
+    /// The most datagrams that one host had to read at one time.
+    pub most_waiting: usize,
     boots: u64,
     order: u64,
     network: BTreeMap<(Timestamp, u64), (usize, Packet)>,
@@ -125,6 +129,8 @@ impl World {
             side: vec![0; hosts],
             require,
             claims: Vec::new(),
+            refused: 0,
+            most_waiting: 0,
             boots: random.u64(..) >> 8,
             order: 0,
             network: BTreeMap::new(),
@@ -292,6 +298,7 @@ impl World {
             return;
         }
         let waiting = std::mem::take(&mut self.hosts[index].waiting);
+        self.most_waiting = self.most_waiting.max(waiting.len());
         if waiting.is_empty() && self.hosts[index].due > now {
             return;
         }
@@ -324,7 +331,8 @@ impl World {
         match packet {
             // Repeated, overtaken and unproven reports are refused, and that's right.
             Packet::Datagram { from, message } => {
-                let _ = cluster.handle(local, socket_of(from), message);
+                let taken = cluster.handle(local, socket_of(from), message);
+                self.refused += u64::from(taken.is_err());
             }
             Packet::Frame { from, address } => {
                 if host.addresses.contains(&address) {
