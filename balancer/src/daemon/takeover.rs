@@ -129,14 +129,12 @@ impl Running {
             .any(|peer| peer.report.links.iter().any(|link| link.mac == mac));
         let home = prepared.identities.iter().any(|own| own.addr() == address);
         if home && !known {
-            let mac = mac.map(|octet| format!("{octet:02x}")).join(":");
-            self.warnings.set(
-                &format!("{address} elsewhere"),
-                Some(format!(
-                    "{address} is this server's, and the host with the Ethernet address {mac}, no server of this cluster, \
-                     uses it as well: take it away from one of them"
-                )),
+            let mac = mac_text(mac);
+            let text = format!(
+                "{address} is this server's, and the host with the Ethernet address {mac}, no server of this cluster, uses it \
+                 as well: take it away from one of them"
             );
+            self.warnings.set(&format!("{mac} {address}"), Some(text));
         }
         prepared.exchange.conflict(address, mac);
     }
@@ -167,6 +165,11 @@ impl Running {
             .set_assumed(&mut self.datapath.maps, prepared.assumed.clone())?;
         self.write_settings()
     }
+}
+
+/// An Ethernet address as people write it; what is said of a host that is no server begins with it.
+pub(super) fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|octet| format!("{octet:02x}")).join(":")
 }
 
 /// What people call a server.

@@ -9,6 +9,7 @@ mod explain;
 mod failure;
 mod health;
 mod host;
+mod hostile;
 mod input;
 mod interfaces;
 mod load;

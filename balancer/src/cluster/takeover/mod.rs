@@ -310,12 +310,12 @@ impl Takeover {
         });
     }
 
-    /// A frame has shown that another host uses `address`: `by`, if it is one that is known.
+    /// A frame has shown that another host uses `address`: `by`, as of its last report, if it is one that is known.
     pub fn handle_conflict(
         &mut self,
         now: Timestamp,
         address: IpAddr,
-        by: Option<ServerId>,
+        by: Option<&Report>,
         timing: Timing,
         out: &mut Outbox,
     ) {
@@ -326,12 +326,19 @@ impl Takeover {
         if !identity.is_held_by(me) {
             return;
         }
+        let is_home_too = |report: &Report| {
+            let mut named = report.identities.iter();
+            named.any(|named| named.address.addr() == address && named.home == report.server)
+        };
         if identity.home == me {
-            // A stranger's host would go on, too: that is for the operator, whom the driver warns.
-            if by.is_some() {
+            // A stranger's host would go on, and so would another home: that is for the operator, whom the driver warns.
+            if by.is_some_and(|report| !is_home_too(report)) {
                 reclaim(now, identity, timing, out);
             }
-        } else if by.is_none() || by == Some(identity.home) {
+            return;
+        }
+        let by = by.map(|report| report.server);
+        if by.is_none() || by == Some(identity.home) {
             let reason = match by {
                 Some(_) => Reason::Home,
                 None => Reason::SeenElsewhere,

@@ -402,6 +402,12 @@ fn two_homes_do_not_fight() {
     assert_eq!(bench.say(report), []);
     let known = bench.cluster.identities().next().unwrap();
     assert_eq!((known.home, known.term), (ME, 1));
+
+    // What both announce is no reason to announce it again.
+    bench.to(200);
+    let (now, mac) = (bench.now, link(OTHER).mac);
+    bench.cluster.handle_conflict(now, net(1).addr(), mac);
+    assert_eq!(bench.drain(), []);
 }
 
 #[test]

@@ -1,0 +1,228 @@
+//! Datagrams of the exchange that somebody on the link makes up, or sends again: counted by kind, and without effect.
+#![expect(clippy::disallowed_methods, reason = "a flood has a rate")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use balancer_tests::{Lab, Server, Signal, WITHOUT_CPU, until};
+
+/// Group and port of the exchange.
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 99, 18);
+const EXCHANGE: u16 = 9918;
+
+/// Datagrams a second. A daemon that isn't optimised takes twenty times as long to open a seal.
+const RATE: u32 = if cfg!(debug_assertions) {
+    10_000
+} else {
+    100_000
+};
+
+/// Seconds of it.
+const FLOOD: u32 = 4;
+
+/// Those that are sent before the clock is looked at.
+const BATCH: u32 = RATE / 1_000;
+
+/// What a daemon may grow by, in KiB: less than a million datagrams of a byte each.
+const GROWTH: u64 = 4 << 10;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_flood_of_hostile_datagrams_is_counted_and_silences_nobody() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let recorded = record(&lab);
+    let server = lab.server(1);
+    let pid = server.status()["pid"].as_u64().expect("its process");
+    let timeout = server.status()["timeout_ms"].as_u64().expect("a time");
+    // What is allocated once, for answers to questions as well.
+    thread::sleep(Duration::from_secs(1));
+    let (memory, before) = (resident(pid), counted(server));
+
+    let flood = flood(&lab, server.address(), &recorded);
+    while !flood.is_finished() {
+        let status = server.status();
+        for peer in status["peers"].as_array().expect("the peers") {
+            let age = peer["age_ms"].as_u64().expect("an age");
+            assert!(age < timeout && peer["status"] == "online", "{peer}");
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    let sent = flood.join().expect("the flood");
+    assert!(
+        sent >= u64::from(RATE * FLOOD) / 2,
+        "a flood of {sent} only"
+    );
+
+    let grown = resident(pid).saturating_sub(memory);
+    let after = counted(server);
+    let more: BTreeMap<_, _> = after
+        .iter()
+        .map(|(kind, count)| (kind, count - before[kind]))
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    println!("of {sent} datagrams: {more:?}; {grown} KiB more");
+    for kind in [
+        "garbage",
+        "wrong_version",
+        "unknown_key",
+        "bad_seal",
+        "replayed",
+        "oversized",
+    ] {
+        assert!(more.get(&kind.to_owned()) > Some(&100), "{kind}: {more:?}");
+    }
+    assert!(grown < GROWTH, "it has grown by {grown} KiB");
+    for server in lab.servers() {
+        let status = server.status();
+        let changes = status["changes"].as_array().expect("the changes");
+        let joined = |text: &str| text.ends_with("is there");
+        let texts = changes.iter().filter_map(|change| change["text"].as_str());
+        let others: Vec<_> = texts.filter(|text| !joined(text)).collect();
+        assert!(others.is_empty(), "{others:?}");
+    }
+}
+
+#[test]
+fn two_homes_of_one_address_both_say_so_and_neither_fights() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let config = lab.config(WITHOUT_CPU);
+    for number in [1, 2] {
+        lab.server_mut(number).end_balancer(Signal::SIGTERM);
+        lab.server_mut(number).attach(&[
+            "--config",
+            &config,
+            "--mode",
+            "native",
+            "--identity",
+            "10.77.0.201/24",
+        ]);
+    }
+    for (number, other) in [(1, "web2"), (2, "web1")] {
+        let warning = format!(
+            "WARNING: 10.77.0.201 is this server's and peer {other}'s: two servers must not have one address"
+        );
+        until("each says so", PATIENCE, || {
+            let status = lab.server(number).ask(&["status"]).output;
+            status.contains(&warning)
+        });
+    }
+    // At its start each has announced it five times, within 5 s.
+    thread::sleep(Duration::from_secs(6));
+    lab.client.shell(
+        "nft -f - <<END
+table arp watch { chain in { type filter hook input priority filter; arp saddr ip 10.77.0.201 counter; }; }
+END",
+    );
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(frames(&lab), 0, "they fight");
+    for number in [1, 2] {
+        let status = lab.server(number).status();
+        let name = format!("web{number}");
+        let mut holders = status["holders"].as_array().expect("the holders").iter();
+        let holder = holders.find(|holder| holder["address"] == "10.77.0.201");
+        assert_eq!(holder.expect("the address")["holder"], *name);
+    }
+    assert_eq!(lab.client.curl("http://10.77.0.201/", &[]).status, 200);
+}
+
+/// A report of each other server's, as the first one hears it.
+fn record(lab: &Lab) -> Vec<Vec<u8>> {
+    let eavesdrop = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, EXCHANGE)).expect("a port");
+        // The client's own address says by which interface.
+        let here = lab.client.address();
+        socket.join_multicast_v4(&GROUP, &here).expect("the group");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        let mut heard: BTreeMap<SocketAddr, Vec<u8>> = BTreeMap::new();
+        while heard.len() < lab.servers().len() {
+            let mut datagram = vec![0; 9_000];
+            let (length, from) = socket.recv_from(&mut datagram).expect("a report");
+            datagram.truncate(length);
+            heard.insert(from, datagram);
+        }
+        heard.remove(&SocketAddr::from((lab.server(1).address(), EXCHANGE)));
+        heard.into_values().collect()
+    };
+    lab.client.enter(eavesdrop)
+}
+
+/// Sends bad datagrams of all kinds from the client. Gives how many.
+fn flood(lab: &Lab, to: Ipv4Addr, recorded: &[Vec<u8>]) -> JoinHandle<u64> {
+    let mut kinds = Vec::new();
+    for report in recorded {
+        let altered = |at: usize| {
+            let mut altered = report.clone();
+            altered[at] ^= 0xff;
+            altered
+        };
+        kinds.push(report.clone());
+        kinds.push(altered(0)); // no balancer's
+        kinds.push(altered(4)); // another version's
+        kinds.push(altered(8)); // sealed with another key
+        kinds.push(altered(report.len() - 1)); // changed on its way
+        kinds.push(altered(20)); // with another nonce
+        kinds.push(report[..report.len() / 2].to_vec());
+        kinds.push(report[..30].to_vec());
+        kinds.push(Vec::new());
+    }
+    let oversized = vec![0; 9_000];
+    lab.client.spawn(move || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
+        socket.connect((to, EXCHANGE)).expect("an address");
+        let begun = Instant::now();
+        let mut sent: u64 = 0;
+        while begun.elapsed() < Duration::from_secs(FLOOD.into()) {
+            let due = begun.elapsed().as_micros() * u128::from(RATE) / 1_000_000;
+            if u128::from(sent) < due {
+                for kind in kinds
+                    .iter()
+                    .cycle()
+                    .skip(sent as usize % kinds.len())
+                    .take(BATCH as usize)
+                {
+                    // No room in a queue is a flood's own trouble.
+                    sent += u64::from(socket.send(kind).is_ok());
+                }
+                // It goes in six pieces.
+                sent += u64::from(socket.send(&oversized).is_ok());
+            } else {
+                thread::sleep(Duration::from_micros(200));
+            }
+        }
+        sent
+    })
+}
+
+/// Counters of the exchange.
+fn counted(server: &Server) -> BTreeMap<String, u64> {
+    let status = server.status();
+    let counters = status["exchange"].as_object().expect("the counters");
+    let pair = |(kind, count): (&String, &serde_json::Value)| {
+        (kind.clone(), count.as_u64().expect("a count"))
+    };
+    counters.iter().map(pair).collect()
+}
+
+/// Memory that a process has, in KiB (proc(5)).
+fn resident(pid: u64) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let size = line.and_then(|line| line.trim().split(' ').next()?.parse().ok());
+    size.expect("its size")
+}
+
+/// Frames of ARP from 10.77.0.201 that the client has received.
+fn frames(lab: &Lab) -> u64 {
+    let listed = lab.client.run("nft", &["list", "table", "arp", "watch"]);
+    let mut words = listed
+        .split_whitespace()
+        .skip_while(|word| *word != "packets");
+    let count = words.nth(1).and_then(|count| count.parse().ok());
+    count.unwrap_or_else(|| panic!("no count: {listed}"))
+}
