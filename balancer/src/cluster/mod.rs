@@ -27,8 +27,8 @@ pub use membership::{MAX_PEERS, MEMORY, Peer, Status};
 pub use recovery::{FlowAt, FlowReport, FlowsPart, FlowsQuery, GRACE, MAX_FLOWS};
 pub use report::{
     Guests, IdentityReport, Invalid, Link, MAX_ADDRESSES, MAX_ANSWERS, MAX_ENCODED, MAX_GUESTS,
-    MAX_IDENTITIES, MAX_LINKS, MAX_NAME, MAX_PERIOD_MS, MAX_PORTS, MAX_SERVICES, Message,
-    PortRange, Report, ServiceReport,
+    MAX_IDENTITIES, MAX_LINKS, MAX_NAME, MAX_NAMES, MAX_PATH, MAX_PERIOD_MS, MAX_PORTS, MAX_SERVES,
+    MAX_SERVICES, Message, PortRange, Report, ServiceReport,
 };
 pub use reporter::{OwnService, OwnState};
 pub use takeover::{Assumed, Estate, Home, Identity, Reason, Require};

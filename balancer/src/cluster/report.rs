@@ -24,6 +24,12 @@ pub const MAX_IDENTITIES: usize = 64;
 pub const MAX_GUESTS: usize = 64;
 /// Port ranges of one service.
 pub const MAX_PORTS: usize = 64;
+/// Host names of one service.
+pub const MAX_NAMES: usize = 8;
+/// Paths of one service.
+pub const MAX_SERVES: usize = 16;
+/// Bytes of a host name or a path.
+pub const MAX_PATH: usize = 256;
 /// Queries that one report answers.
 pub const MAX_ANSWERS: usize = 64;
 /// Milliseconds between two reports. With more, a broken server would seem to be there for days.
@@ -103,6 +109,10 @@ pub struct ServiceReport {
     pub load: u32,
     /// What one connection adds to the load, in 1/65,536 of a basis point.
     pub cost: u32,
+    /// Host names that lead to this server alone.
+    pub names: Vec<String>,
+    /// Paths of requests that it says it is dedicated to.
+    pub serves: Vec<String>,
 }
 
 /// A protocol and the ports from `first` to `last`.
@@ -157,6 +167,9 @@ pub enum Invalid {
         /// How many there may be.
         max: usize,
     },
+    /// A host name or a path is too long, or would garble a header.
+    #[error("a host name or path of a service must have 1 to {MAX_PATH} bytes of visible ASCII")]
+    Text,
     /// A range that holds no port, or port 0.
     #[error("ports {0} to {1} are no range of ports")]
     Ports(u16, u16),
@@ -256,6 +269,14 @@ impl ServiceReport {
     fn check(&self) -> Result<(), Invalid> {
         check_name("service", &self.name)?;
         check_count("port ranges of a service", self.ports.len(), MAX_PORTS)?;
+        check_count("host names of a service", self.names.len(), MAX_NAMES)?;
+        check_count("paths of a service", self.serves.len(), MAX_SERVES)?;
+        let is_visible = |text: &String| {
+            (1..=MAX_PATH).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        if !self.names.iter().chain(&self.serves).all(is_visible) {
+            return Err(Invalid::Text);
+        }
         if self.capacity == 0 {
             return Err(Invalid::Capacity(self.name.clone()));
         }
@@ -331,6 +352,8 @@ mod tests {
                 capacity: 1000,
                 load: 12_345,
                 cost: 655_360,
+                names: vec!["web1.example.com".into()],
+                serves: vec!["/banking/*".into()],
             }],
             identities: vec![IdentityReport {
                 address: "10.0.0.101/24".parse().unwrap(),
@@ -389,6 +412,22 @@ mod tests {
             Message::Report(Box::new(report)).encode(),
             Err(Invalid::Size(_))
         ));
+    }
+
+    #[test]
+    fn hostile_names_and_paths_are_refused() {
+        assert_eq!(
+            refusal(|r| r.services[0].names = vec!["a".into(); 9]),
+            "9 host names of a service, at most 8 fit a report"
+        );
+        assert_eq!(
+            refusal(|r| r.services[0].serves = vec!["/".into(); 17]),
+            "17 paths of a service, at most 16 fit a report"
+        );
+        let text = "a host name or path of a service must have 1 to 256 bytes of visible ASCII";
+        assert_eq!(refusal(|r| r.services[0].names[0].clear()), text);
+        assert_eq!(refusal(|r| r.services[0].names[0] = "a\r\nb".into()), text);
+        assert_eq!(refusal(|r| r.services[0].serves[0] = "/".repeat(257)), text);
     }
 
     #[test]
@@ -522,9 +561,10 @@ mod tests {
             name in "[a-zé]{1,32}",
             ports in prop::collection::vec((any::<u8>(), 1..=u16::MAX, any::<u16>()), 0..8),
             healthy: bool, capacity in 1..=u32::MAX, load: u32, cost: u32,
+            names in prop::collection::vec("[a-z.]{1,20}", 0..=2), serves in prop::collection::vec("/[a-z*]{0,20}", 0..=2),
         ) -> ServiceReport {
             let ports = ports.into_iter().map(|(protocol, a, b)| PortRange { protocol, first: a.min(b.max(1)), last: a.max(b) });
-            ServiceReport { name, ports: ports.collect(), healthy, capacity, load, cost }
+            ServiceReport { name, ports: ports.collect(), healthy, capacity, load, cost, names, serves }
         }
     }
 

@@ -44,6 +44,8 @@ fn own(load: u32) -> OwnState {
         capacity: 100,
         load,
         cost: 100 << 16,
+        names: Vec::new(),
+        serves: Vec::new(),
     };
     OwnState {
         services: vec![OwnService {

@@ -4,6 +4,7 @@ mod client;
 mod server;
 pub mod status;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ pub use self::client::ask;
 pub use self::server::{Question, Server};
 use self::status::Status;
 use crate::config::Setting;
+use crate::http::explain::Explanation;
 
 /// Where the socket is, if nothing says otherwise.
 pub const DEFAULT_PATH: &str = "/run/balancer/control.sock";
@@ -26,6 +28,15 @@ pub enum Request {
     Drain(bool),
     /// Change the configuration; save that to the file, too, or not.
     Set(Vec<Setting>, bool),
+    /// What would become of an HTTP request.
+    Explain {
+        /// Its method.
+        method: String,
+        /// What it asks for.
+        url: String,
+        /// Who asks.
+        client: IpAddr,
+    },
     /// Tell of decisions for a moment.
     Trace,
     /// Leave these interfaces, which must be all, and end.
@@ -38,6 +49,8 @@ pub enum Request {
 pub enum Answer {
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Explain`].
+    Explained(Box<Explanation>),
     /// To [`Request::Set`]: all is in effect, and in this file.
     Set(Option<PathBuf>),
     /// Done.

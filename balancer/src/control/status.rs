@@ -125,6 +125,8 @@ pub struct Service {
     pub health: String,
     /// Overload level.
     pub overload: u32,
+    /// Its requests are routed one by one: its connections are steered only when this server isn't ready for them.
+    pub routed: bool,
     /// Margin.
     pub margin: u32,
     /// How a peer is chosen.

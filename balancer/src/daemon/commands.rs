@@ -30,6 +30,13 @@ impl Running {
             Request::Set(settings, save) => {
                 self.set(prepared, inputs, &settings, save).map(Answer::Set)
             }
+            Request::Explain {
+                method,
+                url,
+                client,
+            } => self
+                .explain(prepared, &method, &url, client)
+                .map(|explanation| Answer::Explained(Box::new(explanation))),
             Request::Trace => self.tell_of_decisions().map(|()| Answer::Done),
             Request::Detach(names) => match self.may_detach(&names) {
                 Ok(()) => return Some(question.answer),

@@ -17,6 +17,7 @@ mod prepare;
 mod probes;
 mod recovery;
 mod report;
+mod requests;
 mod running;
 mod services;
 mod start;

@@ -17,6 +17,7 @@ use super::links::{Links, Sighting};
 use super::prepare::Prepared;
 use super::probes::{Probed, Subject};
 use super::recovery::{Collected, Recovery};
+use super::requests::Sent;
 use super::services::Services;
 use super::warnings::Warnings;
 use crate::cluster::{Link, OwnState, Timestamp};
@@ -46,6 +47,7 @@ pub struct Running {
     pub(super) services: Services,
     pub(super) drain: Drain,
     pub(super) guests: GuestCounts,
+    pub(super) sent: Sent,
     pub(super) started: Timestamp,
     pub(super) warnings: Warnings,
     pub(super) settings: Settings,
@@ -201,6 +203,7 @@ impl Running {
 
     /// Samples own load into the maps, and tells the exchange how this server is.
     pub(super) fn report(&mut self, prepared: &mut Prepared) -> Result<()> {
+        self.review_routing(prepared);
         let services = self.services.sample(
             &mut self.datapath.maps,
             self.drain.is_active(),

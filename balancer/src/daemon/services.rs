@@ -7,7 +7,7 @@ use balancer_common::forecast::{Forecast, Moment, Outlook};
 use balancer_common::types::Connections;
 
 use crate::cluster::{OwnService, ServiceReport, Timestamp};
-use crate::config::{Config, Load, Protocol, Service};
+use crate::config::{Config, Http, Load, Protocol, Service};
 use crate::datapath::maps::Maps;
 use crate::datapath::own::{self, ServiceState};
 use crate::exchange::clock;
@@ -35,6 +35,10 @@ struct Meter {
 pub struct ServiceLife {
     /// As configured.
     pub config: Service,
+    /// Its `[[http]]`, if it has one.
+    pub http: Option<Http>,
+    /// Its requests are routed one by one, by rules: its connections are steered only when this server isn't ready.
+    pub routed: bool,
     /// Whether its check succeeds.
     pub healthy: bool,
     /// What the check that decided that said.
@@ -58,6 +62,8 @@ impl Services {
                 let given_up = maps.services.get(&index, 0)?.given_up;
                 Ok(ServiceLife {
                     config: service.clone(),
+                    http: config.http_of(&service.name).cloned(),
+                    routed: false,
                     healthy: true,
                     health: String::new(),
                     accept_queue: 0,
@@ -112,6 +118,14 @@ impl Services {
                 service.health.clear();
             }
             service.config = new.clone();
+            service.http = config.http_of(&new.name).cloned();
+        }
+    }
+
+    /// Takes note of whose requests are routed one by one.
+    pub fn set_routed(&mut self, routed: impl Fn(&ServiceLife) -> bool) {
+        for service in &mut self.services {
+            service.routed = routed(service);
         }
     }
 
@@ -174,6 +188,7 @@ impl Services {
             let state = ServiceState {
                 sample,
                 ready: service.healthy && !draining,
+                routed: service.routed,
                 uncounted: service.uncounted.lacking(),
                 given_up: service.handshakes.given_up(now, &connections),
             };
@@ -243,6 +258,10 @@ impl ServiceLife {
                 capacity: self.config.capacity.get(),
                 load: outlook.load,
                 cost: outlook.cost,
+                names: self.http.as_ref().map_or_else(Vec::new, Http::own_names),
+                serves: (self.http.iter().flat_map(|http| &http.serves))
+                    .map(ToString::to_string)
+                    .collect(),
             },
             overload: self.config.levels.overload.basis_points(),
         }

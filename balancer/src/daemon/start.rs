@@ -12,6 +12,7 @@ use super::links::{Links, Sighting};
 use super::prepare::Prepared;
 use super::probes::Probed;
 use super::recovery::{Collected, Recovery};
+use super::requests::Sent;
 use super::running::Running;
 use super::services::Services;
 use super::takeover;
@@ -61,6 +62,7 @@ impl Running {
             services,
             drain,
             guests: GuestCounts::default(),
+            sent: Sent::default(),
             started: now,
             warnings: Warnings::default(),
             settings,

@@ -17,6 +17,7 @@ use balancer_common::wire::{TCP, UDP};
 use serde::Serialize;
 
 use super::maps::Maps;
+use super::own::NEVER;
 use crate::cluster::Timestamp;
 use crate::config::Protocol;
 
@@ -292,6 +293,9 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
         let level = percent(own.overload);
         let text = if !own.ready {
             "the service is down here, or this server is draining: any healthy peer is better"
+                .into()
+        } else if own.overload == NEVER {
+            "its requests are routed one by one: a server that is ready steers none of its connections (`balancer explain http`)"
                 .into()
         } else if own.load <= own.overload {
             format!("not above the overload level of {level}")

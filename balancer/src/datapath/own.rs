@@ -16,6 +16,9 @@ use super::netns;
 use crate::cluster::Timestamp;
 use crate::config::{self, Protocol};
 
+/// An overload level that no load is above.
+pub const NEVER: u32 = u32::MAX;
+
 /// What changes about a service while the daemon runs. See [`Service`] for the meanings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceState {
@@ -23,6 +26,8 @@ pub struct ServiceState {
     pub sample: u32,
     /// Healthy, and not draining.
     pub ready: bool,
+    /// Its requests are routed one by one: while it is ready, no load makes its connections go elsewhere.
+    pub routed: bool,
     /// Open connections that the kernel's count lacks (wrapped if it has too many).
     pub uncounted: u64,
     /// First packets given up.
@@ -88,7 +93,11 @@ pub fn set_service(
         given_up: state.given_up,
         cost: cost_of(service.capacity.get()),
         sample: state.sample,
-        overload: service.levels.overload.basis_points(),
+        overload: if state.routed {
+            NEVER
+        } else {
+            service.levels.overload.basis_points()
+        },
         margin: service.levels.margin.basis_points(),
         policy: service.levels.policy as u32,
         ready: u32::from(state.ready),

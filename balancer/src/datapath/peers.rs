@@ -477,7 +477,7 @@ fn drop_flows_to<K: Pod>(flows: &mut HashMap<MapData, K, Flow>, slot: u32) {
 }
 
 /// The peer's service that has all the ports of `service`: only there is every flow of it at home.
-fn offered<'a>(service: &Service, report: &'a Report) -> Option<&'a ServiceReport> {
+pub fn offered<'a>(service: &Service, report: &'a Report) -> Option<&'a ServiceReport> {
     let covers = |theirs: &PortRange, ours: &PortRange| {
         theirs.protocol == ours.protocol && theirs.first <= ours.first && ours.last <= theirs.last
     };

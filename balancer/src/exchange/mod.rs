@@ -167,6 +167,11 @@ impl Exchange {
         self.cluster.set_require(require);
     }
 
+    /// The keys that it goes by.
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
     /// Goes by other keys from now on.
     pub fn set_keyring(&mut self, keyring: Keyring) {
         self.keyring = keyring;

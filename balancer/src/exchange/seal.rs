@@ -13,7 +13,8 @@
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use std::ops::Range;
-use zeroize::{Zeroize as _, Zeroizing};
+
+use zeroize::Zeroizing;
 
 use super::key::Key;
 
@@ -21,7 +22,7 @@ use super::key::Key;
 pub const OVERHEAD: usize = HEADER + 16;
 
 const MAGIC: [u8; 4] = *b"BLNC";
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 mod field {
     use super::Range;
@@ -74,9 +75,10 @@ impl Keyring {
         }
     }
 
-    /// The ring for another purpose: what one has sealed, the other doesn't open, and neither tells of the other's keys.
+    /// Keys for another purpose, made from these: what is sealed with them is no datagram of the exchange, and the other way
+    /// round. A purpose is a nonce that is never drawn for a message.
     #[must_use]
-    pub fn derive(&self, purpose: [u8; 4]) -> Self {
+    pub fn derive(&self, purpose: &[u8; 24]) -> Self {
         Self {
             sealing: self.sealing.derive(purpose),
             others: self.others.iter().map(|key| key.derive(purpose)).collect(),
@@ -140,17 +142,13 @@ impl Cipher {
         cipher
     }
 
-    /// The cipher's key stream under a nonce that is never drawn, as a key.
-    fn derive(&self, purpose: [u8; 4]) -> Self {
-        let mut header = [0; HEADER];
-        header[field::MAGIC].copy_from_slice(b"make");
-        header[field::NONCE.start..field::NONCE.start + 4].copy_from_slice(&purpose);
-        let stream = Zeroizing::new(self.encrypt(&header, &[0; 32]));
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(&stream[..32]);
-        let derived = Self::new(&Key::from(bytes));
-        bytes.zeroize();
-        derived
+    /// With a key that is this one's key stream under `nonce`.
+    fn derive(&self, nonce: &[u8; 24]) -> Self {
+        let stream = self.aead.encrypt(&XNonce::from(*nonce), &[0; 32][..]);
+        let stream = Zeroizing::new(stream.unwrap_or_default());
+        let mut key = [0; 32];
+        key.copy_from_slice(&stream[..32]);
+        Self::new(&Key::from(key))
     }
 
     fn encrypt(&self, header: &[u8], message: &[u8]) -> Vec<u8> {
@@ -201,6 +199,16 @@ mod tests {
         assert_eq!(both.open(&datagram).unwrap(), b"load");
         assert_eq!(new.open(&datagram), Err(OpenError::UnknownKey));
         assert_eq!(new.open(&both.seal(b"load").unwrap()).unwrap(), b"load");
+    }
+
+    #[test]
+    fn keys_for_other_purposes_are_others() {
+        let both = ring(2, &[1]);
+        let (one, two) = (both.derive(&[1; 24]), both.derive(&[2; 24]));
+        let old = ring(1, &[]).derive(&[1; 24]).seal(b"load").unwrap();
+        assert_eq!(one.open(&old).unwrap(), b"load");
+        assert_eq!(two.open(&old), Err(OpenError::UnknownKey));
+        assert_eq!(both.open(&old), Err(OpenError::UnknownKey));
     }
 
     #[test]

@@ -146,11 +146,8 @@ pub(super) enum Place {
 impl Router {
     /// By this configuration, with tickets under the cluster's keys.
     pub fn new(config: Http, tickets: Tickets) -> Self {
-        let names = config.names.iter();
         Self {
-            names: names
-                .map(|name| name.name().to_lowercase_owned().as_ref().to_owned())
-                .collect(),
+            names: config.own_names(),
             hosts: config.hosts,
             rules: Rules::new(config.rules),
             tickets,

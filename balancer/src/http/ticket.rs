@@ -43,7 +43,7 @@ pub struct Tickets(Keyring);
 impl Tickets {
     /// Under the keys of the cluster.
     pub fn new(cluster: &Keyring) -> Self {
-        Self(cluster.derive(*b"http"))
+        Self(cluster.derive(b"tickets of transactions!"))
     }
 
     /// The ticket of a rule that a request shows. Of several, the first good one.

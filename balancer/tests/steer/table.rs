@@ -288,6 +288,8 @@ fn report(server: ServerId) -> Report {
             capacity: 100,
             load: 0,
             cost: cost_of(100),
+            names: Vec::new(),
+            serves: Vec::new(),
         }],
         identities: vec![IdentityReport {
             address: address(identity),

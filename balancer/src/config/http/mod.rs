@@ -54,6 +54,14 @@ pub struct Http {
     pub rules: Vec<Rule>,
 }
 
+impl Http {
+    /// Its names, in lower case.
+    pub fn own_names(&self) -> Vec<String> {
+        let lower = |name: &Host| name.name().as_ref().to_ascii_lowercase();
+        self.names.iter().map(lower).collect()
+    }
+}
+
 /// Where the local web server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {

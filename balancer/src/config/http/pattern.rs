@@ -4,12 +4,10 @@ use std::fmt;
 
 use rustls::pki_types::DnsName;
 
+use crate::cluster::MAX_PATH;
 use crate::config::value::{Value, value};
 
 value!(HostPattern, PathPattern);
-
-/// Longest pattern, in bytes.
-const PATTERN_MAX: usize = 256;
 
 /// Most `*` of a path.
 const STARS_MAX: usize = 8;
@@ -74,8 +72,7 @@ impl Value for PathPattern {
     fn read(text: &str) -> Option<Self> {
         let rooted = text.starts_with('/') || text.starts_with('*');
         let stars = text.matches('*').count();
-        let fits =
-            rooted && text.len() <= PATTERN_MAX && stars <= STARS_MAX && !text.contains("**");
+        let fits = rooted && text.len() <= MAX_PATH && stars <= STARS_MAX && !text.contains("**");
         // Whatever no normalised path has in it would never match.
         let sample = format!("/{}", text.replace('*', "x").trim_start_matches('/'));
         let normal = crate::http::target::path(&sample).is_ok_and(|path| path == sample);

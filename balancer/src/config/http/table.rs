@@ -12,6 +12,7 @@ use super::{
     Backend, Certificate, HostPattern, Http, Limits, PathPattern, ProxyProtocol, Rule, RuleName,
     RuleRoute, Stateful, Timeouts,
 };
+use crate::cluster::{MAX_NAMES, MAX_SERVES};
 use crate::config::{
     Host, Name, Protocol, Service,
     error::Problem,
@@ -23,10 +24,6 @@ value!(Count, FilePath, Network, TcpPort);
 
 /// Most TCP ports of a service that has an `[[http]]`: each is a listening socket.
 const PORTS_MAX: usize = 16;
-
-/// Most names and paths of one server: peers are told of them.
-const NAMES_MAX: usize = 8;
-const SERVES_MAX: usize = 16;
 
 /// The port where clients speak TLS unless something else is said.
 const HTTPS: u16 = 443;
@@ -95,8 +92,8 @@ impl HttpTable {
         distinct(&table.hosts, Clone::clone)?;
         distinct(&table.serves, Clone::clone)?;
         distinct(&table.names, |host| host.name().to_lowercase_owned())?;
-        few(&table.names, NAMES_MAX, "names")?;
-        few(&table.serves, SERVES_MAX, "paths")?;
+        few(&table.names, MAX_NAMES, "names")?;
+        few(&table.serves, MAX_SERVES, "paths")?;
         let hosts = values(table.hosts);
         for name in &table.names {
             let lower = name.get_ref().name().to_lowercase_owned();
@@ -140,6 +137,16 @@ pub(in crate::config) fn agree(
             let message = format!(
                 "service \"{}\" has an [[http]] already: put its rules there",
                 http.service
+            );
+            return Err((index, message));
+        }
+        // Cookies are named after rules, and browsers tell no ports apart.
+        let mut earlier = https[..index].iter().flat_map(|other| &other.rules);
+        let again = |rule: &&Rule| http.rules.iter().any(|own| own.name == rule.name);
+        if let Some(rule) = earlier.find(again) {
+            let message = format!(
+                "there already is a rule \"{}\" in another [[http]]: give one of them another name",
+                rule.name
             );
             return Err((index, message));
         }

@@ -1,9 +1,11 @@
 //! `balancer explain`.
 
+mod http;
+
 use std::net::SocketAddr;
 
-use anyhow::{Result, bail};
-use clap::Args;
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
 
 use super::{Instance, show};
 use crate::config::Protocol;
@@ -15,13 +17,16 @@ use crate::exchange::clock;
 ///
 /// Goes by the maps of the attached program, at this moment. The steps have the numbers of the patent (S201 to S209).
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Explain {
+    #[command(subcommand)]
+    request: Option<What>,
     /// The client, as in 192.0.2.7:40000; an IPv6 address stands in brackets
-    #[arg(value_name = "SRC:PORT")]
-    source: SocketAddr,
+    #[arg(value_name = "SRC:PORT", required = true)]
+    source: Option<SocketAddr>,
     /// The identity and service that it connects to, as in 10.0.0.101:80
-    #[arg(value_name = "DST:PORT")]
-    destination: SocketAddr,
+    #[arg(value_name = "DST:PORT", required = true)]
+    destination: Option<SocketAddr>,
     /// The protocol
     #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
     proto: Protocol,
@@ -30,20 +35,25 @@ pub struct Explain {
     json: bool,
 }
 
+#[derive(Subcommand)]
+enum What {
+    Http(http::Http),
+}
+
 impl Explain {
     pub fn run(&self, instance: &Instance) -> Result<()> {
-        if self.source.is_ipv6() != self.destination.is_ipv6() {
-            bail!(
-                "no packet goes from {} to {}: name two IPv4 or two IPv6 addresses",
-                self.source,
-                self.destination
-            );
+        if let Some(What::Http(request)) = &self.request {
+            return request.run(instance);
+        }
+        let ends = self.source.zip(self.destination);
+        let (from, to) = ends.context("name both ends: SRC:PORT DST:PORT")?;
+        if from.is_ipv6() != to.is_ipv6() {
+            bail!("no packet goes from {from} to {to}: name two IPv4 or two IPv6 addresses");
         }
         let maps = Maps::open(&instance.pin_dir)?;
         let names = instance.peer_names();
         let now = clock::monotonic();
-        let (protocol, from, to) = (self.proto, self.source, self.destination);
-        let explanation = explain(&maps, now, protocol, from, to, |id| names.of(id))?;
+        let explanation = explain(&maps, now, self.proto, from, to, |id| names.of(id))?;
         show(self.json, &explanation, text)
     }
 }
