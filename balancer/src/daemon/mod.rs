@@ -2,11 +2,12 @@
 //!
 //! `prepare` checks and opens what it needs, `start` brings it up, `running` is its life, of which `peers` and `commands` are
 //! parts, as is `drain`; `guests` counts for peers that drain; `services` is what it knows of its services, `probes` how it finds out whether a
-//! silent peer's host lives, `takeover` what it does about identities, `recovery` about the flows on them, `links` what it
+//! silent peer's host lives, `takeover` what it does about identities, `recovery` about the flows on them, `disputes` about those that others have as well, `links` what it
 //! announces and sees on its links, `macs` what it does when their Ethernet addresses change, `history`
 //! what has changed, `report` what it tells of itself.
 
 mod commands;
+mod disputes;
 mod drain;
 mod guests;
 mod history;

@@ -10,7 +10,6 @@ use ipnet::IpNet;
 use super::prepare::Prepared;
 use super::probes::Subject;
 use super::running::Running;
-use super::takeover::mac_text;
 use crate::cluster::{self, Event, Report, ServerId, Status, Timestamp};
 use crate::exchange::{OpenError, clock};
 
@@ -170,9 +169,6 @@ impl Running {
         let (id, name) = (peer.report.server, &peer.report.name);
         if !peer.name_conflict {
             self.warnings.set(&format!("{id} name"), None);
-        }
-        for link in &peer.report.links {
-            self.warnings.clear(&mac_text(link.mac));
         }
         let shared = held_by_both(&peer.report, own);
         let shared = (!shared.is_empty()).then(|| {

@@ -22,6 +22,8 @@ pub enum Subject {
     Host(ServerId),
     /// Whoever uses an identity.
     Identity(IpAddr),
+    /// Whoever uses one of this server's own as well.
+    Own(IpAddr),
     /// Whoever uses one of this server's own that it can't use.
     Unusable(IpAddr),
 }
@@ -111,7 +113,11 @@ impl Running {
                 prepared.exchange.identity_probe_result(address, answered);
                 return Ok(());
             }
-            Subject::Unusable(_) if answered => return Ok(()),
+            Subject::Own(_) | Subject::Unusable(_) if answered => return Ok(()),
+            Subject::Own(address) => {
+                self.on_undisputed(address);
+                return Ok(());
+            }
             Subject::Unusable(address) => return self.revive(prepared, address).await,
         };
         if prepared.exchange.cluster().peer(id).is_some() {

@@ -31,6 +31,8 @@ pub struct Recovery {
 
 struct Sought {
     since: Timestamp,
+    /// Times that its peers are still to be asked, when its own connections are known.
+    begun: u32,
     /// This server's own connections on the identity: client's end, own end.
     own: HashSet<(SocketAddr, SocketAddr)>,
     /// Flows that were entered.
@@ -85,12 +87,14 @@ impl Running {
         let until = now + GRACE;
         for &identity in &identities {
             own::set_grace(&mut self.datapath.maps, identity, until)?;
-            let sought = Sought {
+            let sought = self.recovery.sought.entry(identity);
+            let sought = sought.or_insert_with(|| Sought {
                 since: now,
+                begun: 0,
                 own: HashSet::new(),
                 entered: 0,
-            };
-            self.recovery.sought.entry(identity).or_insert(sought);
+            });
+            sought.begun += 1;
         }
         self.settings.grace_until_ns = until.0;
         self.write_settings()?;
@@ -119,6 +123,11 @@ impl Running {
                 of,
                 connections,
             } => {
+                for identity in &identities {
+                    if let Some(sought) = self.recovery.sought.get_mut(identity) {
+                        sought.begun = sought.begun.saturating_sub(1);
+                    }
+                }
                 for connection in connections? {
                     if let Some(sought) = self.recovery.sought.get_mut(&connection.local.ip()) {
                         sought.own.insert((connection.client, connection.local));
@@ -179,6 +188,11 @@ impl Running {
 
     /// All flows on `identity` that can be known are.
     pub(super) fn on_recovered(&mut self, identity: IpAddr) -> Result<()> {
+        // Else this is about what was asked before.
+        let settled = |sought: &Sought| sought.begun == 0;
+        if !self.recovery.sought.get(&identity).is_some_and(settled) {
+            return Ok(());
+        }
         let Some(sought) = self.recovery.sought.remove(&identity) else {
             return Ok(());
         };

@@ -63,6 +63,8 @@ pub struct Running {
     pub(super) foreign_pending: bool,
     /// When peers that only a predecessor has heard of were last probed.
     pub(super) adopted_judged: Timestamp,
+    /// When it was last asked whether others have this server's identities.
+    pub(super) doubted: Timestamp,
     pub(super) reviewed: Timestamp,
 }
 
@@ -180,6 +182,7 @@ impl Running {
         self.guests.begin(prepared.exchange.cluster(), services);
         self.find_routes(prepared).await?;
         self.find_unusable(prepared).await?;
+        self.doubt(prepared, now);
         // What failed is tried again, and an address that this host has got since is let go.
         self.set_foreign(prepared).await?;
         // Peers that a predecessor steered flows to, and that nobody has heard of since: do their hosts live?

@@ -73,6 +73,7 @@ impl Running {
             unusable: BTreeSet::new(),
             foreign_pending: false,
             adopted_judged: now,
+            doubted: now,
             reviewed: now,
         };
         running.attach(prepared).await?;

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 
-use super::links::Sighting;
 use super::prepare::Prepared;
-use super::probes::Subject;
 use super::running::Running;
 use crate::cluster::{Assumed, Require, ServerId};
 use crate::exchange::clock;
@@ -72,71 +70,12 @@ impl Running {
         }
     }
 
-    /// Looks for identities of this server's that this host can't use: when it started, or its link came up, their
-    /// caretaker had them.
-    pub(super) async fn find_unusable(&mut self, prepared: &Prepared) -> Result<()> {
-        self.unusable.clear();
-        for (interface, _) in &self.interfaces {
-            let found = prepared.host.unusable(interface.index).await?;
-            let own =
-                |address: &IpAddr| prepared.identities.iter().any(|own| own.addr() == *address);
-            self.unusable.extend(found.into_iter().filter(own));
-        }
-        let addresses: Vec<_> = self.unusable.iter().map(IpAddr::to_string).collect();
-        let warning = (!addresses.is_empty()).then(|| {
-            format!(
-                "{} can't be used here yet: another host was found to have it",
-                addresses.join(", ")
-            )
-        });
-        self.warnings.set("unusable addresses", warning);
-        Ok(())
-    }
-
-    /// Asks whether such identities have been given back.
-    pub(super) fn probe_unusable(&self, prepared: &Prepared) {
-        for address in &self.unusable {
-            self.spawn_probe(prepared, Subject::Unusable(*address), *address);
-        }
-    }
-
-    /// Nobody else uses an identity of this server's any more.
-    pub(super) async fn revive(&mut self, prepared: &Prepared, address: IpAddr) -> Result<()> {
-        if !self.unusable.remove(&address) {
-            return Ok(());
-        }
-        if let Some(interface) = self.on_link(address) {
-            prepared.host.revive(interface.index, address).await?;
-        }
-        self.announce(address);
-        self.find_unusable(prepared).await
-    }
-
     /// Tells the links of all identities that this server holds.
     pub(super) fn announce_all(&self, prepared: &Prepared) {
         self.links.set_held(held(prepared));
         for address in held(prepared) {
             self.announce(address);
         }
-    }
-
-    /// Another host uses an identity of this server's.
-    pub(super) fn on_sighting(&mut self, prepared: &mut Prepared, sighting: Sighting) {
-        let Sighting { address, mac } = sighting;
-        let cluster = prepared.exchange.cluster();
-        let known = cluster
-            .peers()
-            .any(|peer| peer.report.links.iter().any(|link| link.mac == mac));
-        let home = prepared.identities.iter().any(|own| own.addr() == address);
-        if home && !known {
-            let mac = mac_text(mac);
-            let text = format!(
-                "{address} is this server's, and the host with the Ethernet address {mac}, no server of this cluster, uses it \
-                 as well: take it away from one of them"
-            );
-            self.warnings.set(&format!("{mac} {address}"), Some(text));
-        }
-        prepared.exchange.conflict(address, mac);
     }
 
     /// Logs who has an identity now.
@@ -165,11 +104,6 @@ impl Running {
             .set_assumed(&mut self.datapath.maps, prepared.assumed.clone())?;
         self.write_settings()
     }
-}
-
-/// An Ethernet address as people write it; what is said of a host that is no server begins with it.
-pub(super) fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|octet| format!("{octet:02x}")).join(":")
 }
 
 /// What people call a server.

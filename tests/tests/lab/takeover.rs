@@ -210,6 +210,44 @@ fn a_caretaker_that_is_killed_goes_on_and_gives_back_after_its_restart() {
     similar(&lab.server(1).dump(), &before);
 }
 
+#[test]
+fn a_home_says_who_has_its_address_as_well() {
+    let Some(mut lab) = Lab::new(2) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let config = lab.config(WITHOUT_CPU);
+    let address = lab.server(2).address().into();
+    lab.switch.run("ip", &["link", "set", "web2", "down"]);
+    until("another one has it", PATIENCE, || {
+        holder(lab.server(1), address) == "web1"
+    });
+    lab.server_mut(1).end_balancer(Signal::SIGKILL);
+    lab.switch.run("ip", &["link", "set", "web2", "up"]);
+    let warns = || {
+        let status = lab.server(2).status();
+        let expected = format!("{address} is back here, and web1, whose balancer isn't heard");
+        let mut warnings = status["warnings"].as_array().unwrap().iter();
+        warnings.any(|warning| warning.as_str().unwrap().starts_with(&expected))
+    };
+    until("it says so", PATIENCE, warns);
+    // A client hears of its home again and again, whoever answered it.
+    let client = Client::start(&lab.client, address);
+    client.wait_for("web2");
+    let url = format!("http://{address}/");
+    assert_eq!(lab.client.curl(&url, &[]).status, 200);
+
+    lab.server_mut(1)
+        .attach(&["--config", &config, "--mode", "native"]);
+    let answered = || {
+        lab.server(2).status()["warnings"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    };
+    until("it is undisputed", PATIENCE, answered);
+    assert_eq!(holder(lab.server(1), address), "web2");
+    client.end();
+}
+
 fn end_all(lab: &mut Lab) {
     for number in 1..=lab.servers().len() {
         let ended = lab.server_mut(number).end_balancer(Signal::SIGTERM);

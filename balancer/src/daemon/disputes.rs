@@ -1,0 +1,107 @@
+//! Identities whose home this is, and that another host has as well.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use ipnet::IpNet;
+
+use super::links::Sighting;
+use super::prepare::Prepared;
+use super::probes::Subject;
+use super::running::Running;
+use crate::cluster::{Peer, Status, Timestamp};
+
+/// How often a home looks whether another host has its addresses. Answers to clients' questions it doesn't see.
+const DOUBT: Duration = Duration::from_secs(5);
+
+impl Running {
+    /// Another host uses an identity of this server's.
+    pub(super) fn on_sighting(&mut self, prepared: &mut Prepared, sighting: Sighting) {
+        let Sighting { address, mac } = sighting;
+        let uses = |peer: &&Peer| peer.report.links.iter().any(|link| link.mac == mac);
+        let peer = prepared.exchange.cluster().peers().find(uses);
+        let home = prepared.identities.iter().any(|own| own.addr() == address);
+        let warning = match peer {
+            None => {
+                let mac = mac.map(|octet| format!("{octet:02x}")).join(":");
+                Some(format!(
+                    "{address} is this server's, and the host with the Ethernet address {mac}, whose balancer isn't heard, \
+                     uses it as well: take it away from one of them, or start balancer there"
+                ))
+            }
+            // It took it over, and its daemon has ended since.
+            Some(peer) if peer.status != Status::Online => Some(format!(
+                "{address} is back here, and {0}, whose balancer isn't heard, uses it as well: start balancer on {0}, or end \
+                 what it left with `balancer detach`",
+                peer.report.name
+            )),
+            // It lets go of it, or is its home, too, which its reports tell.
+            Some(_) => None,
+        };
+        if home {
+            self.warnings.set(&topic(address), warning);
+        }
+        prepared.exchange.conflict(address, mac);
+    }
+
+    /// Asks now and then whether other hosts have this server's identities. Who answers is seen on the link.
+    pub(super) fn doubt(&mut self, prepared: &Prepared, now: Timestamp) {
+        if now.since(self.doubted) < DOUBT {
+            return;
+        }
+        self.doubted = now;
+        for address in prepared.identities.iter().map(IpNet::addr) {
+            self.spawn_probe(prepared, Subject::Own(address), address);
+        }
+    }
+
+    /// Nobody else has one of this server's identities.
+    pub(super) fn on_undisputed(&mut self, address: IpAddr) {
+        self.warnings.set(&topic(address), None);
+    }
+
+    /// Looks for identities of this server's that this host can't use: when it started, or its link came up, their
+    /// caretaker had them.
+    pub(super) async fn find_unusable(&mut self, prepared: &Prepared) -> Result<()> {
+        self.unusable.clear();
+        for (interface, _) in &self.interfaces {
+            let found = prepared.host.unusable(interface.index).await?;
+            let own =
+                |address: &IpAddr| prepared.identities.iter().any(|own| own.addr() == *address);
+            self.unusable.extend(found.into_iter().filter(own));
+        }
+        let addresses: Vec<_> = self.unusable.iter().map(IpAddr::to_string).collect();
+        let warning = (!addresses.is_empty()).then(|| {
+            format!(
+                "{} can't be used here yet: another host was found to have it",
+                addresses.join(", ")
+            )
+        });
+        self.warnings.set("unusable addresses", warning);
+        Ok(())
+    }
+
+    /// Asks whether such identities have been given back.
+    pub(super) fn probe_unusable(&self, prepared: &Prepared) {
+        for address in &self.unusable {
+            self.spawn_probe(prepared, Subject::Unusable(*address), *address);
+        }
+    }
+
+    /// Nobody else uses an identity of this server's any more.
+    pub(super) async fn revive(&mut self, prepared: &Prepared, address: IpAddr) -> Result<()> {
+        if !self.unusable.remove(&address) {
+            return Ok(());
+        }
+        if let Some(interface) = self.on_link(address) {
+            prepared.host.revive(interface.index, address).await?;
+        }
+        self.announce(address);
+        self.find_unusable(prepared).await
+    }
+}
+
+fn topic(address: IpAddr) -> String {
+    format!("{address} elsewhere")
+}
