@@ -18,7 +18,7 @@ enum Task {
     /// Build for release, and tell how large the daemon and the programs for the kernel are
     Build,
     /// Simulate clusters whose reports are out of date, with the decision that the XDP program runs
-    Simulate(simulate::Arguments),
+    Simulate(Box<simulate::Arguments>),
     /// Give the packet parser frames that are mutated in all ways, and compare it with a plain reader of the same rule
     Fuzz {
         /// How many

@@ -4,12 +4,12 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use balancer_common::decide::{Candidate, Own, Peers, Verdict, decide};
-use balancer_common::forecast::{Forecast, Moment};
+use balancer_common::forecast::{Forecast, Moment, Outlook};
 use balancer_common::hash::fold;
 use balancer_common::types::{Connections, OFFERED, PeerLoad, READY, Service, cost_of};
 
 use super::queue::{Queue, Time};
-use super::scenario::{Arrival, MILLISECOND, Scenario};
+use super::scenario::{Arrival, MILLISECOND, Report, Scenario};
 
 /// How often a daemon samples its own load.
 const TICK: Time = 90 * MILLISECOND;
@@ -20,6 +20,7 @@ pub struct Cluster {
     /// What each server knows of each other one: `LOADS`, receiver by receiver.
     loads: Vec<PeerLoad>,
     period: Time,
+    report: Report,
     /// Who samples its load next, and when.
     ticks: BinaryHeap<Reverse<(Time, usize)>>,
     seed: u64,
@@ -67,6 +68,7 @@ impl Cluster {
             servers,
             loads: vec![load; count * count],
             period: scenario.period,
+            report: scenario.report,
             ticks,
             seed: scenario.seed,
             requests: 0,
@@ -122,7 +124,13 @@ impl Cluster {
         let server = &mut self.servers[index];
         server.connections.open = server.queue.jobs(now);
         let moment = Moment::from_maps(now, &server.service, &server.connections);
-        let outlook = server.forecast.update(&moment, self.period);
+        let outlook = match self.report {
+            Report::Forecast => server.forecast.update(&moment, self.period),
+            Report::Moment => Outlook {
+                load: moment.load,
+                cost: moment.cost,
+            },
+        };
         let over = outlook.load > server.service.overload;
         if over == server.told.1 && now < server.told.0 + self.period {
             return;

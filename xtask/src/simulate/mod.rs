@@ -25,7 +25,7 @@ use clap::builder::TypedValueParser as _;
 
 use self::cluster::Cluster;
 use self::outcome::{Outcome, Record};
-use self::scenario::{MILLISECOND, Mix, SECOND, Scenario, Shape};
+use self::scenario::{MILLISECOND, Mix, Report, SECOND, Scenario, Shape};
 
 /// Of options that take several values, separated by commas, each combination is an experiment.
 #[derive(Parser)]
@@ -50,11 +50,14 @@ pub struct Arguments {
         default_values = Policy::ALL.map(Policy::name))]
     policy: Vec<Policy>,
     /// Overload level, in percent
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=1000))]
-    overload: u32,
+    #[arg(long, value_delimiter = ',', default_value = "50", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    overload: Vec<u32>,
     /// Margin, in points
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=100))]
-    margin: u32,
+    #[arg(long, value_delimiter = ',', default_value = "20", value_parser = clap::value_parser!(u32).range(0..=100))]
+    margin: Vec<u32>,
+    /// What servers report
+    #[arg(long, value_delimiter = ',', default_value = "forecast")]
+    report: Vec<Report>,
     /// Requests that a server works on at one time, and its capacity
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     workers: u32,
@@ -97,13 +100,7 @@ fn experiment(scenario: Scenario, arguments: &Arguments) -> Experiment {
         ("keep all", keep_all(&scenario)),
     ];
     for policy in &arguments.policy {
-        let levels = Service {
-            overload: arguments.overload * 100,
-            margin: arguments.margin * 100,
-            policy: *policy as u32,
-            ..Service::default()
-        };
-        outcomes.push((policy.name(), balanced(&scenario, levels)));
+        outcomes.push((policy.name(), balanced(&scenario, scenario.levels(*policy))));
     }
     Experiment { scenario, outcomes }
 }
@@ -148,6 +145,9 @@ impl Arguments {
             mix: Mix::Short,
             load: 0.0,
             period: 0,
+            overload: 0,
+            margin: 0,
+            report: Report::Forecast,
             length: self.seconds * SECOND,
             seed: self.seed,
         }];
@@ -159,6 +159,11 @@ impl Arguments {
         vary(&mut all, &self.period, |all, period| {
             all.period = period * MILLISECOND;
         });
+        vary(&mut all, &self.report, |all, report| all.report = report);
+        vary(&mut all, &self.overload, |all, overload| {
+            all.overload = overload;
+        });
+        vary(&mut all, &self.margin, |all, margin| all.margin = margin);
         vary(&mut all, &self.load, |all, load| {
             all.load = f64::from(load) / 100.0;
         });

@@ -1,5 +1,7 @@
 //! What the simulated clusters have to do.
 
+use balancer_common::decide::Policy;
+use balancer_common::types::Service;
 use clap::ValueEnum;
 
 use super::queue::{Queue, Speed, Time};
@@ -42,6 +44,15 @@ pub enum Mix {
     Exponential,
 }
 
+/// What servers tell of their load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Report {
+    /// What to reckon with until the next report, as balancer does.
+    Forecast,
+    /// What it is at that moment; each connection that is steered since counts in full.
+    Moment,
+}
+
 /// One experiment, the same for all policies.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
@@ -54,6 +65,11 @@ pub struct Scenario {
     pub load: f64,
     /// From one report to the next.
     pub period: Time,
+    /// Overload level, in percent.
+    pub overload: u32,
+    /// Margin, in points.
+    pub margin: u32,
+    pub report: Report,
     /// How long requests arrive.
     pub length: Time,
     pub seed: u64,
@@ -75,6 +91,16 @@ impl Scenario {
         match self.shape {
             Shape::Uneven if server % 2 == 1 => 500,
             _ => 1_000,
+        }
+    }
+
+    /// What servers go by.
+    pub fn levels(&self, policy: Policy) -> Service {
+        Service {
+            overload: self.overload * 100,
+            margin: self.margin * 100,
+            policy: policy as u32,
+            ..Service::default()
         }
     }
 
@@ -121,6 +147,16 @@ impl Scenario {
             random.usize(1..self.servers)
         } else {
             random.usize(0..self.servers)
+        }
+    }
+}
+
+impl Report {
+    /// As it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Forecast => "forecast",
+            Self::Moment => "moment",
         }
     }
 }

@@ -6,11 +6,14 @@ use super::scenario::MILLISECOND;
 /// The heads of the columns.
 pub fn head() -> String {
     format!(
-        "{:8}{:>8}{:>8}{:>6}  {:12}{:14}{:>9}{:>9}{:>9}{:>9}{:>7}\n{:16}{:>8}{:>6}  {:12}{:14}{:>9}{:>9}{:>9}{:>9}{:>7}",
+        "{:8}{:>8}{:>8}{:>10}{:>8}{:>6}  {:10}{:12}{:14}{:>9}{:>9}{:>9}{:>9}{:>7}\n{:16}{:>8}{:>10}{:>8}{:>6}  {:10}{:12}{:14}{:>9}{:>9}{:>9}{:>9}{:>7}",
         "shape",
         "servers",
         "period",
+        "overload",
+        "margin",
         "load",
+        "reports",
         "requests",
         "rule",
         "p50",
@@ -21,6 +24,9 @@ pub fn head() -> String {
         "",
         "ms",
         "%",
+        "points",
+        "%",
+        "",
         "",
         "",
         "ms",
@@ -40,11 +46,14 @@ pub fn rows(experiment: &Experiment) -> String {
         .iter()
         .map(|(rule, outcome)| {
             format!(
-                "{:8}{:>8}{:>8}{:>6.0}  {:12}{rule:14}{:>9.1}{:>9.1}{:>9.2}{:>9.1}{:>7.2}",
+                "{:8}{:>8}{:>8}{:>10}{:>8}{:>6.0}  {:10}{:12}{rule:14}{:>9.1}{:>9.1}{:>9.2}{:>9.1}{:>7.2}",
                 scenario.shape.name(),
                 scenario.servers,
                 scenario.period / MILLISECOND,
+                scenario.overload,
+                scenario.margin,
                 scenario.load * 100.0,
+                scenario.report.name(),
                 scenario.mix.name(),
                 outcome.p50 as f64 / MILLISECOND as f64,
                 outcome.p99 as f64 / MILLISECOND as f64,
