@@ -103,7 +103,11 @@ impl Client {
 
     /// Ends, when each connection that is held has been used once more. `server` is the one that something was done to.
     pub fn finish(self, server: &str) -> Seen {
-        let tail = self.silent_for();
+        // Without new connections, what is answered late would seem to end a long silence.
+        let gap = {
+            let answers = self.answers.lock().expect("no panic");
+            answers.longest.max(answers.last.elapsed())
+        };
         self.ends.store(true, Ordering::Relaxed);
         let held = self.thread.join().expect("the client's thread");
         let answers = self.answers.lock().expect("no panic");
@@ -115,7 +119,7 @@ impl Client {
             }
         };
         Seen {
-            gap: answers.longest.max(tail),
+            gap,
             lost: answers.lost,
             its: count(true),
             others: count(false),
