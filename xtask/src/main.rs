@@ -113,7 +113,7 @@ fn simulate_takeovers(seeds: u64) -> Result<()> {
         .status()
         .context("cargo didn't start")?;
     if !status.success() {
-        bail!("a takeover went wrong in the world of the seed above");
+        bail!("a takeover went wrong, see above");
     }
     Ok(())
 }

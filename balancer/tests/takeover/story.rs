@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::checks::{Checks, REQUIRES, REST};
 use crate::world::{Faults, GOOD, State, World, ms};
 
-/// Random worlds that are tried unless `BALANCER_SEEDS` says how many.
+/// Random worlds that are tried unless `BALANCER_SEEDS` says how many, or `BALANCER_SEED` which.
 const SEEDS: u64 = 40;
 
 /// Things that happen in one of them.
@@ -15,9 +15,10 @@ const CHAPTERS: usize = 25;
 #[test]
 fn whatever_happens_addresses_have_one_holder_each() {
     let (mut both, mut nobody, mut claims) = (Duration::ZERO, Duration::ZERO, 0);
-    for seed in 0..seeds(SEEDS) {
+    let one = number("BALANCER_SEED");
+    for seed in one.map_or(0..seeds(SEEDS), |seed| seed..seed + 1) {
         let checks = std::panic::catch_unwind(|| tell(seed)).unwrap_or_else(|panic| {
-            eprintln!("seed {seed}");
+            eprintln!("again: BALANCER_SEED={seed} cargo test -p balancer --test takeover story");
             std::panic::resume_unwind(panic)
         });
         both = both.max(checks.0.longest_both);
@@ -30,8 +31,11 @@ fn whatever_happens_addresses_have_one_holder_each() {
 
 /// How many seeds to try, if not `usual`.
 pub fn seeds(usual: u64) -> u64 {
-    let wanted = std::env::var("BALANCER_SEEDS").ok();
-    wanted.and_then(|text| text.parse().ok()).unwrap_or(usual)
+    number("BALANCER_SEEDS").unwrap_or(usual)
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
 }
 
 fn tell(seed: u64) -> (Checks, usize) {

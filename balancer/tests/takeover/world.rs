@@ -213,6 +213,8 @@ impl World {
         host.boot = self.boots;
         host.state = State::Runs;
         host.waiting.clear();
+        // What the daemon before it had to do is none of this one's.
+        host.due = now;
         host.addresses.insert(address_of(index));
         self.announce(index, address_of(index));
         self.work(index);
