@@ -26,7 +26,7 @@ fn whatever_happens_addresses_have_one_holder_each() {
         claims += checks.1;
     }
     println!("{claims} claims; two holders for {both:?} at most, none for {nobody:?} at most");
-    assert!(claims > 0);
+    assert!(claims > 0 || one.is_some(), "nothing was tried");
 }
 
 /// How many seeds to try, if not `usual`.
