@@ -22,6 +22,7 @@ mod lab;
 mod leftovers;
 mod process;
 mod server;
+mod web;
 
 pub use condition::{until, until_some};
 pub use daemon::Daemon;

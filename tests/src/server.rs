@@ -204,6 +204,11 @@ impl Server {
         });
     }
 
+    /// The process id of the daemon.
+    pub fn balancer_id(&self) -> u32 {
+        self.balancer.as_ref().expect("balancer runs here").id()
+    }
+
     /// Ends the daemon with a signal.
     pub fn end_balancer(&mut self, signal: Signal) -> ExitStatus {
         let process = self.balancer.take().expect("balancer runs here");

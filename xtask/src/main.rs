@@ -47,6 +47,12 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// The HTTP module beside nginx and `HAProxy` as reverse proxies. Needs root
+    Http {
+        /// For the benchmark: --seconds SECONDS, --rounds ROUNDS, --connections COUNT
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Takeover and hand-back in a lab, beside keepalived: longest gaps, requests lost, connections broken. Needs root
     Failover {
         /// For the benchmark: --runs RUNS, --quick
@@ -63,6 +69,7 @@ fn main() -> Result<()> {
         Task::Takeover { seeds } => simulate_takeovers(seeds),
         Task::Bench(Bench::Packet) => bench_packet(),
         Task::Bench(Bench::Balance { arguments }) => bench_in_lab("balance", &arguments),
+        Task::Bench(Bench::Http { arguments }) => bench_in_lab("http", &arguments),
         Task::Bench(Bench::Failover { arguments }) => bench_in_lab("failover", &arguments),
     }
 }

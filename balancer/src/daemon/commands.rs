@@ -13,6 +13,7 @@ use crate::control::{Answer, Question, Request};
 use crate::datapath::trace::TOLD_FOR;
 use crate::exchange::Keyring;
 use crate::exchange::clock;
+use crate::http;
 
 impl Running {
     /// Answers a command. To who detached it the answer is due when everything is undone.
@@ -126,6 +127,7 @@ impl Running {
         prepared.exchange.set_timing(exchange.timing());
         prepared.exchange.set_require(plan.config.takeover);
         self.settings.timeout_ns = exchange.timeout().as_nanos() as u64;
+        prepared.http.reload(plan.http);
         prepared.options.config = plan.config;
         prepared.options.source = plan.source;
         self.write_settings()?;
@@ -139,6 +141,7 @@ struct Plan {
     source: Source,
     config: Config,
     keyring: Keyring,
+    http: http::Plan,
 }
 
 impl Plan {
@@ -146,10 +149,12 @@ impl Plan {
     fn check(prepared: &Prepared, source: Source, config: Config) -> Result<Self> {
         prepared.options.config.may_become(&config)?;
         let keyring = load_keys(&config.exchange.keys)?;
+        let http = http::Plan::new(&config, &keyring)?;
         Ok(Self {
             source,
             config,
             keyring,
+            http,
         })
     }
 }

@@ -120,6 +120,7 @@ impl Running {
         } else {
             self.drain.end()?;
         }
+        prepared.http.set_finishing(on);
         self.report(prepared)?;
         self.review_drain()
     }

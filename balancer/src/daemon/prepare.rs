@@ -17,6 +17,7 @@ use crate::datapath::host::{Change, Host};
 use crate::datapath::interface::Interface;
 use crate::datapath::maps;
 use crate::exchange::{self, Audience, Exchange, Key, KeyError, Keyring, clock};
+use crate::http::Module;
 use crate::run_dir;
 
 /// All that could be checked before the first change, checked.
@@ -37,6 +38,8 @@ pub struct Prepared {
     pub control: Server,
     /// The host, and what is to be undone on it.
     pub host: Host,
+    /// The services with an `[[http]]`.
+    pub http: Module,
     /// The cluster key's file, if there was none.
     pub new_key: Option<NewKey>,
 }
@@ -80,6 +83,7 @@ impl Prepared {
             require: options.config.takeover,
         };
         let (exchange, new_key) = open_exchange(&options, &interfaces, id, estate).await?;
+        let http = Module::start(&options.config, exchange.keyring())?;
         Ok(Self {
             options,
             interfaces,
@@ -89,6 +93,7 @@ impl Prepared {
             exchange,
             control,
             host,
+            http,
             new_key,
         })
     }

@@ -36,6 +36,9 @@ pub(super) const TICK: Duration = Duration::from_millis(90);
 /// How long a new server listens before its first report. Peers answer its query within a tenth of a period.
 const HEARING: Duration = Duration::from_millis(200);
 
+/// How long HTTP requests in flight may take when the daemon ends.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// How often what failed is tried again, and what settles with time is looked at.
 const REVIEW: Duration = Duration::from_secs(1);
 
@@ -117,6 +120,7 @@ impl Running {
             }
             prepared.exchange.goodbye().await;
         }
+        prepared.http.end(GRACE).await;
         Ok(waiting)
     }
 

@@ -40,6 +40,7 @@ impl Running {
         let now = clock::monotonic();
         let config = &prepared.options.config;
         let drain = Drain::resume(&pin_dir, now)?;
+        prepared.http.set_finishing(drain.is_active());
         let services = Services::start(&mut datapath.maps, config, drain.is_active(), now)?;
         let held = prepared.held();
         let mut table = PeerTable::adopt(

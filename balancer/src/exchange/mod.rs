@@ -17,7 +17,7 @@ use std::time::Duration;
 
 pub use counters::ExchangeCounters;
 pub use key::{Key, KeyError};
-pub use seal::{Keyring, OpenError};
+pub use seal::{Keyring, OpenError, SealError};
 pub use socket::{Audience, Interface, SocketError};
 
 use crate::cluster::{

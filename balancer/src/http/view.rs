@@ -55,6 +55,11 @@ pub struct Server {
 }
 
 impl View {
+    /// Whether a peer has this address.
+    pub fn has_peer(&self, address: IpAddr) -> bool {
+        self.peers.iter().any(|peer| peer.address == address)
+    }
+
     /// The peer with this id.
     pub fn peer(&self, id: ServerId) -> Option<&Server> {
         self.peers.iter().find(|peer| peer.id == id)

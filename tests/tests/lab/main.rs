@@ -10,6 +10,7 @@ mod failure;
 mod health;
 mod host;
 mod hostile;
+mod http;
 mod input;
 mod interfaces;
 mod load;

@@ -1,0 +1,221 @@
+//! One client's connection, from its first byte to its last.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::head::Introduction;
+use super::link::Link;
+use super::proxy_protocol::{self, Header};
+use super::request;
+use super::site::Site;
+use super::stream::ClientStream;
+use super::watch::{Order, Watch};
+use super::worker::Place;
+
+/// How HTTP/2 begins (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Room for a connection's first bytes; most heads fit.
+const FIRST_BYTES: usize = 2048;
+
+/// Requests that a client may have in flight on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 128;
+
+/// Bytes of answers that wait in memory for one HTTP/2 stream's client.
+const STREAM_BUFFER_MAX: usize = 64 * 1024;
+
+/// One client's connection, as its requests see it.
+pub struct Client {
+    /// Who serves it, and what it is of.
+    pub place: Place,
+    /// What it goes by.
+    pub site: Arc<Site>,
+    /// The client, as a trusted proxy says, or as the kernel does.
+    pub address: SocketAddr,
+    /// The other end of the connection: the client, a proxy or a peer.
+    pub sender: IpAddr,
+    /// Where it connected to.
+    pub server: SocketAddr,
+    /// The other end of the connection is believed what it says of its clients.
+    pub believed: bool,
+    /// By TLS.
+    pub tls: bool,
+    /// What web servers are told of it.
+    pub introduction: Introduction,
+    /// Its own connection to the web server, where that was told of it by the PROXY protocol.
+    pub own_link: Arc<Mutex<Option<Link>>>,
+}
+
+impl Client {
+    /// What its worker looks at.
+    pub fn watch(&self) -> &Arc<Watch> {
+        &self.place.watch
+    }
+}
+
+/// Serves a client until the connection is over.
+pub async fn serve(place: Place, stream: TcpStream, sender: SocketAddr) {
+    let watch = place.watch.clone();
+    let site = place.service.site();
+    poll_fn(|context| {
+        watch.attend(context.waker());
+        Poll::Ready(())
+    })
+    .await;
+    let sender = canonical(sender);
+    let Ok(server) = stream.local_addr().map(canonical) else {
+        return;
+    };
+    let introduced = site.is_introduced(sender.ip());
+    let must = introduced && !place.service.view().has_peer(sender.ip());
+    let greeted = unless_ended(&watch, greet(&stream, sender, introduced, must)).await;
+    let Some(Some((address, unread))) = greeted else {
+        return;
+    };
+    let tls = site
+        .tls
+        .clone()
+        .filter(|_| site.http.tls_ports.contains(&server.port()));
+    let h2 = unread.starts_with(PREFACE);
+    let stream = ClientStream::new(stream, unread, watch.clone());
+    let client = Arc::new(Client {
+        place,
+        address,
+        sender: sender.ip(),
+        server,
+        believed: site.believes(sender.ip()),
+        tls: tls.is_some(),
+        introduction: Introduction::new(address.ip(), tls.is_some()),
+        own_link: Arc::default(),
+        site,
+    });
+    match tls {
+        Some(config) => {
+            let accepted = config.acceptor.accept(stream);
+            if let Some(Ok(stream)) = unless_ended(&watch, accepted).await {
+                let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                speak(stream, h2, client).await;
+            }
+        }
+        None => speak(stream, h2, client).await,
+    }
+}
+
+/// Waits for the client's first bytes. Returns who it is, and what of these is HTTP or TLS.
+///
+/// It `may` be introduced by the PROXY protocol, or `must` be: one that must and isn't is not served, as the protocol has it.
+/// A connection on which nothing has come yet takes no buffer.
+async fn greet(
+    stream: &TcpStream,
+    sender: SocketAddr,
+    may: bool,
+    must: bool,
+) -> Option<(SocketAddr, Bytes)> {
+    let mut client = (!may).then_some(sender);
+    let mut bytes = BytesMut::new();
+    loop {
+        stream.readable().await.ok()?;
+        bytes.reserve(FIRST_BYTES);
+        match stream.try_read_buf(&mut bytes) {
+            Ok(0) => return None,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return None,
+            _ => {}
+        }
+        if client.is_none() {
+            match proxy_protocol::read(&bytes) {
+                Header::Partial => {}
+                Header::None if must => return None,
+                Header::None => client = Some(sender),
+                Header::Whole {
+                    length,
+                    client: named,
+                } => {
+                    client = Some(named.map_or(sender, canonical));
+                    let _ = bytes.split_to(length);
+                }
+            }
+        }
+        let undecided = bytes.len() < PREFACE.len() && PREFACE.starts_with(&bytes);
+        if let Some(client) = client
+            && !undecided
+        {
+            return Some((client, bytes.freeze()));
+        }
+    }
+}
+
+async fn speak<S>(stream: S, h2: bool, client: Arc<Client>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = client.site.http.limits;
+    let service = service_fn({
+        let client = client.clone();
+        move |request| request::answer(client.clone(), request)
+    });
+    let stream = TokioIo::new(stream);
+    if h2 {
+        client.watch().on_framed();
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(limits.header_bytes)
+            .max_send_buf_size(STREAM_BUFFER_MAX)
+            .serve_connection(stream, service);
+        let connection = pin!(connection);
+        drive(connection, http2::Connection::graceful_shutdown, &client).await;
+    } else {
+        let connection = http1::Builder::new()
+            .max_headers(limits.headers as usize)
+            .max_header_size(limits.header_bytes as usize)
+            .serve_connection(stream, service)
+            .with_upgrades();
+        let connection = pin!(connection);
+        let finish = http1::UpgradeableConnection::graceful_shutdown;
+        drive(connection, finish, &client).await;
+    }
+}
+
+/// Serves until the connection is over, or an order says so.
+async fn drive<C: Future>(mut connection: Pin<&mut C>, finish: fn(Pin<&mut C>), client: &Client) {
+    let watch = client.watch();
+    let mut told = false;
+    poll_fn(|context| {
+        let order = watch.ordered();
+        if order == Order::Close {
+            return Poll::Ready(());
+        }
+        if order == Order::Finish && !told {
+            told = true;
+            finish(connection.as_mut());
+        }
+        // How a client's connection ends is the client's business.
+        connection.as_mut().poll(context).map(drop)
+    })
+    .await;
+}
+
+/// What comes out of `future`, unless the connection is to end before.
+async fn unless_ended<F: Future>(watch: &Watch, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|context| match watch.ordered() {
+        Order::GoOn => future.as_mut().poll(context).map(Some),
+        Order::Finish | Order::Close => Poll::Ready(None),
+    })
+    .await
+}
+
+/// An IPv4 client of a socket for both families is an IPv4 client.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

@@ -1,0 +1,313 @@
+//! The head of a message: what is refused, what is taken out, what is put in.
+//!
+//! What comes from a client (`docs/http.md` has the rule as a table):
+//!
+//! | what | by whom | then |
+//! |---|---|---|
+//! | malformed request line, method or header; space before a colon; folded header; control character | hyper | 400, closed |
+//! | a line that ends in LF alone | hyper | taken as a line; what is sent on has CR LF |
+//! | `Content-Length` that differ, or is no number; `Transfer-Encoding` that doesn't end in `chunked`, or in HTTP/1.0 | hyper | 400, closed |
+//! | `Transfer-Encoding` and `Content-Length` | hyper | the first counts, the second is dropped, closed after the answer (RFC 9112, 6.3) |
+//! | `Transfer-Encoding` that is more than `chunked` | here | 501 |
+//! | a chunk that is malformed | hyper | the request is broken off, closed |
+//! | too many headers, too many bytes of them, a URI of more than 64 KiB | hyper | 431 or 414, closed |
+//! | hosts and paths | `target` | normalised, or 400 |
+//! | CONNECT, TRACE | `route`, here | 405: nobody is to use a server as a way to others, or to see what it was sent |
+//! | `Upgrade` to something else than `websocket` (`h2c`, say) | here | taken out |
+
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode, Uri, Version};
+
+use super::target::Target;
+
+/// Headers about the connection that a message came by, beside those that `Connection` names (RFC 9110, 7.6.1), and `Proxy`,
+/// which CGI programs take for a setting of theirs ([CVE-2016-5385](https://httpoxy.org)).
+const OF_CONNECTION: [HeaderName; 7] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy"),
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Other headers in which web servers believe a proxy, and so shouldn't believe a client.
+const CLAIMS: [HeaderName; 3] = [
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-real-ip"),
+];
+
+/// What a web server is told of the client.
+pub struct Introduction {
+    /// `Forwarded`, but its host (RFC 7239).
+    forwarded: HeaderValue,
+    address: HeaderValue,
+    scheme: &'static str,
+}
+
+/// How a request is refused whose kind isn't served.
+pub fn refusal(parts: &Parts) -> Option<(StatusCode, &'static str)> {
+    if parts.method == Method::TRACE {
+        return Some((StatusCode::METHOD_NOT_ALLOWED, "TRACE isn't served here"));
+    }
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    let coding = codings.next()?;
+    let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+    let text = "the only transfer coding served here is chunked";
+    (!chunked).then_some((StatusCode::NOT_IMPLEMENTED, text))
+}
+
+/// Makes the request ask for `target`, and nothing else.
+pub fn aim(parts: &mut Parts, target: &Target) {
+    parts.uri = Uri::from(target.path_and_query.clone());
+    let host = match target.port {
+        _ if target.host.is_empty() => return,
+        Some(port) => HeaderValue::try_from(format!("{}:{port}", target.host)),
+        None => HeaderValue::from_str(&target.host),
+    };
+    if let Ok(host) = host {
+        parts.headers.insert(HOST, host);
+    }
+}
+
+/// Whether the client asks for a WebSocket (RFC 6455, 4.1).
+pub fn wants_websocket(parts: &Parts) -> bool {
+    parts.method == Method::GET
+        && parts.version == Version::HTTP_11
+        && has_token(&parts.headers, &CONNECTION, "upgrade")
+        && is_websocket(&parts.headers)
+}
+
+/// Whether `Upgrade` names WebSocket and nothing else.
+pub fn is_websocket(headers: &HeaderMap) -> bool {
+    let mut protocols = headers.get_all(UPGRADE).iter();
+    let first = protocols.next().map(HeaderValue::as_bytes);
+    first.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
+        && protocols.next().is_none()
+}
+
+/// Takes out what is about the connection that the message came by.
+pub fn leave_connection(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(tokens)
+            .filter_map(|token| token.parse().ok())
+            // Nobody but this proxy decides where a message ends, and whom it is for.
+            .filter(|name| ![CONTENT_LENGTH, HOST].contains(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in OF_CONNECTION {
+        headers.remove(name);
+    }
+}
+
+/// Asks for a WebSocket, after [`leave_connection`].
+pub fn ask_for_websocket(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// `Expect` is between the client and this server, which answers it when the body is asked for.
+pub fn leave_expectation(headers: &mut HeaderMap) {
+    headers.remove(EXPECT);
+}
+
+impl Introduction {
+    /// Of a client with this address, that came by TLS or not.
+    pub fn new(address: std::net::IpAddr, tls: bool) -> Self {
+        let scheme = if tls { "https" } else { "http" };
+        let node = match address {
+            std::net::IpAddr::V4(address) => format!("{address}"),
+            std::net::IpAddr::V6(address) => format!("\"[{address}]\""),
+        };
+        let value = |text: &str| {
+            HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+        };
+        Self {
+            forwarded: value(&format!("for={node};proto={scheme}")),
+            address: value(&address.to_string()),
+            scheme,
+        }
+    }
+
+    /// Tells the web server of the client. What `believed` senders said of those before them stays in front of it; else the
+    /// client's own claims go.
+    pub fn introduce(&self, headers: &mut HeaderMap, believed: bool) {
+        if believed {
+            append(headers, X_FORWARDED_FOR, &self.address);
+            append(headers, FORWARDED, &self.forwarded);
+            if let Entry::Vacant(entry) = headers.entry(X_FORWARDED_PROTO) {
+                entry.insert(HeaderValue::from_static(self.scheme));
+            }
+            return;
+        }
+        for name in CLAIMS {
+            headers.remove(name);
+        }
+        headers.insert(X_FORWARDED_FOR, self.address.clone());
+        headers.insert(FORWARDED, self.forwarded.clone());
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.scheme));
+        match headers.get(HOST).cloned() {
+            Some(host) => headers.insert(X_FORWARDED_HOST, host),
+            None => headers.remove(X_FORWARDED_HOST),
+        };
+    }
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(tokens)
+        .any(|found| found.eq_ignore_ascii_case(token))
+}
+
+/// What is between the commas.
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    let text = value.to_str().unwrap_or_default();
+    text.split(',')
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+/// Adds to a list that may be in several lines, as one line.
+fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
+    let mut list: Vec<u8> = Vec::new();
+    for part in headers.get_all(&name) {
+        list.extend_from_slice(part.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(value.as_bytes());
+    // Made of values, so it is one.
+    if let Ok(list) = HeaderValue::from_bytes(&list) {
+        headers.insert(name, list);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::Request;
+
+    fn parts(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn some_methods_and_codings_are_not_served() {
+        let status = |method, headers: &[_]| {
+            refusal(&parts(method, "/", headers)).map(|(status, _)| status.as_u16())
+        };
+        assert_eq!(status("TRACE", &[]), Some(405));
+        assert_eq!(
+            status("POST", &[("transfer-encoding", "gzip, chunked")]),
+            Some(501)
+        );
+        let twice = [("transfer-encoding", "chunked"); 2];
+        assert_eq!(status("POST", &twice), Some(501));
+        assert_eq!(status("POST", &[("transfer-encoding", "Chunked")]), None);
+        assert_eq!(status("GET", &[]), None);
+    }
+
+    #[test]
+    fn the_request_that_was_matched_is_the_one_that_is_sent_on() {
+        let mut parts = parts("GET", "http://A.example:81/x/../y?q=%2e", &[]);
+        let target = Target::of(&parts.method, &parts.uri, &parts.headers, false).unwrap();
+        aim(&mut parts, &target);
+        assert_eq!(parts.uri, "/y?q=%2e");
+        assert_eq!(parts.headers[HOST], "a.example:81");
+    }
+
+    #[test]
+    fn what_is_about_the_connection_stays_behind() {
+        let headers = [
+            ("host", "a.example"),
+            ("connection", "close, X-Secret, content-length, host"),
+            ("x-secret", "1"),
+            ("content-length", "3"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("proxy", "evil"),
+            ("accept", "*/*"),
+        ];
+        let mut parts = parts("POST", "/", &headers);
+        leave_connection(&mut parts.headers);
+        let mut left: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["accept", "content-length", "host"]);
+    }
+
+    #[test]
+    fn only_a_websocket_is_an_upgrade() {
+        let ask = |upgrade| {
+            let headers = [("connection", "keep-alive, Upgrade"), ("upgrade", upgrade)];
+            wants_websocket(&parts("GET", "/", &headers))
+        };
+        assert!(ask("WebSocket"));
+        assert!(!ask("h2c"));
+        assert!(!ask("websocket, h2c"));
+        assert!(!wants_websocket(&parts(
+            "GET",
+            "/",
+            &[("upgrade", "websocket")]
+        )));
+    }
+
+    #[test]
+    fn a_client_is_not_believed() {
+        let introduction = Introduction::new("192.0.2.7".parse().unwrap(), true);
+        let claims = [
+            ("host", "a.example"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-for", "10.0.0.2"),
+            ("x-forwarded-proto", "gopher"),
+            ("x-forwarded-host", "evil.example"),
+            ("x-real-ip", "10.0.0.1"),
+            ("forwarded", "for=10.0.0.1"),
+        ];
+        let mut client = parts("GET", "/", &claims).headers;
+        introduction.introduce(&mut client, false);
+        assert_eq!(client["x-forwarded-for"], "192.0.2.7");
+        assert_eq!(client["x-forwarded-proto"], "https");
+        assert_eq!(client["x-forwarded-host"], "a.example");
+        assert_eq!(client["forwarded"], "for=192.0.2.7;proto=https");
+        assert!(!client.contains_key("x-real-ip"));
+        assert_eq!(client.get_all("x-forwarded-for").iter().count(), 1);
+
+        let mut proxy = parts("GET", "/", &claims).headers;
+        introduction.introduce(&mut proxy, true);
+        assert_eq!(proxy["x-forwarded-for"], "10.0.0.1, 10.0.0.2, 192.0.2.7");
+        assert_eq!(proxy["x-forwarded-proto"], "gopher");
+        assert_eq!(
+            proxy["forwarded"],
+            "for=10.0.0.1, for=192.0.2.7;proto=https"
+        );
+
+        let v6 = Introduction::new("2001:db8::7".parse().unwrap(), false);
+        let mut client = HeaderMap::new();
+        v6.introduce(&mut client, false);
+        assert_eq!(client["forwarded"], "for=\"[2001:db8::7]\";proto=http");
+        assert_eq!(client["x-forwarded-for"], "2001:db8::7");
+    }
+}

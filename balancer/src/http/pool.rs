@@ -1,0 +1,150 @@
+//! Where requests go, and the connections there that wait for the next one.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpStream, UnixStream};
+
+use super::link::Link;
+use super::stream::Transport;
+use super::tls::Tls;
+use crate::cluster::Timestamp;
+use crate::exchange::clock;
+
+/// Connections that wait, at most, for each destination and worker.
+const WAITING_MAX: usize = 256;
+
+/// How long a connection waits for its next request: shorter than 5 s, after which several web servers close it (Node.js and
+/// Apache do), so that a request seldom meets the end of its connection.
+const WAITING_TIME: Duration = Duration::from_secs(4);
+
+/// Where requests go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// A web server.
+    Tcp(SocketAddr),
+    /// A web server, through a Unix socket.
+    Unix(Arc<Path>),
+    /// A peer's module, with TLS where clients come by TLS.
+    Peer {
+        /// The service's port there.
+        address: SocketAddr,
+        /// TLS.
+        tls: bool,
+    },
+}
+
+/// The connections of one worker that wait for a request.
+#[derive(Default)]
+pub struct Pool {
+    waiting: Mutex<HashMap<Destination, Vec<Waiting>>>,
+}
+
+/// Where a connection goes when its answer is complete.
+pub enum Home {
+    /// To those that wait for anybody's request.
+    Pool(Arc<Pool>, Destination),
+    /// To the client that it was opened for.
+    Client(Arc<Mutex<Option<Link>>>),
+}
+
+struct Waiting {
+    link: Link,
+    since: Timestamp,
+}
+
+impl Destination {
+    /// Opens a connection. `tls`: how peers are known.
+    ///
+    /// # Errors
+    ///
+    /// It can't be reached.
+    pub async fn connect(&self, tls: Option<&Tls>) -> io::Result<Transport> {
+        let (address, tls) = match self {
+            Self::Unix(path) => return Ok(Transport::Unix(UnixStream::connect(path).await?)),
+            Self::Tcp(address)
+            | Self::Peer {
+                address,
+                tls: false,
+            } => (address, None),
+            Self::Peer { address, tls: true } => (address, tls),
+        };
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let Some(tls) = tls else {
+            return Ok(Transport::Tcp(stream));
+        };
+        // No name: it is known by its certificate.
+        let name = ServerName::IpAddress(address.ip().into());
+        let stream = tls.connector.connect(name, stream).await?;
+        Ok(Transport::Tls(Box::new(stream)))
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Peer { address, .. } => write!(f, "peer {address}"),
+        }
+    }
+}
+
+impl Home {
+    /// A connection that can take another request comes back.
+    pub fn put(self, link: Link) {
+        match self {
+            Self::Pool(pool, destination) => pool.put(destination, link),
+            Self::Client(place) => {
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// A connection that can take a request now, as far as is known here.
+    pub fn take(&self, destination: &Destination, context: &mut Context<'_>) -> Option<Link> {
+        loop {
+            // The last one is the one whose web server is least likely to be about to close it.
+            let mut waiting = self.lock().get_mut(destination)?.pop()?;
+            if waiting.link.drive(context) {
+                return Some(waiting.link);
+            }
+        }
+    }
+
+    /// Keeps a connection for the next request.
+    pub fn put(&self, destination: Destination, link: Link) {
+        let since = clock::monotonic();
+        let mut all = self.lock();
+        let waiting = all.entry(destination).or_default();
+        if waiting.len() < WAITING_MAX {
+            waiting.push(Waiting { link, since });
+        }
+    }
+
+    /// Closes those that have waited for long, and those whose other side has closed.
+    pub fn sweep(&self, now: Timestamp) {
+        // Whatever wakes them later finds nobody who waits for it.
+        let mut context = Context::from_waker(Waker::noop());
+        self.lock().retain(|_, waiting| {
+            waiting.retain_mut(|waiting| {
+                now.since(waiting.since) < WAITING_TIME && waiting.link.drive(&mut context)
+            });
+            !waiting.is_empty()
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Destination, Vec<Waiting>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,328 @@
+//! What a client's connection is doing, so that its worker can end those that take too long.
+//!
+//! No connection has a timer: the worker looks at all of them a few times a second. Times are those of its last look, so they
+//! are as exact as that is frequent.
+//!
+//! ```text
+//!             first byte of a head           all of the head
+//!   IDLE ───────────────────────────> HEAD ───────────────────> ANSWERING
+//!    ^                                                              │
+//!    └──────────────────────────────────────────────────────────────┘
+//!                               all answered
+//! ```
+//!
+//! A new connection is in HEAD: who connects has something to say. With HTTP/2, whose frames come at any time, an open
+//! connection is IDLE or ANSWERING.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use crate::cluster::Timestamp;
+
+/// How long a client may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For a request's head, and for a handshake.
+    pub head: Duration,
+    /// From an answer to the next request.
+    pub idle: Duration,
+    /// To take anything of what is sent.
+    pub send: Duration,
+}
+
+/// One connection, as its worker sees it.
+pub struct Watch {
+    /// The worker's clock, in nanoseconds.
+    now: Arc<AtomicU64>,
+    /// Requests that are being answered.
+    requests: AtomicU32,
+    /// When the present state began.
+    since: AtomicU64,
+    /// In HEAD, if no request is being answered.
+    head: AtomicBool,
+    /// HTTP/2.
+    framed: AtomicBool,
+    /// Since when nothing could be written, or 0.
+    stuck: AtomicU64,
+    /// A request's body was not read to its end.
+    unread: AtomicBool,
+    /// Requests that were answered to the end, and that their client gave up.
+    answered: AtomicU32,
+    cancelled: AtomicU32,
+    order: AtomicU8,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// What a connection has been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// Nothing.
+    GoOn,
+    /// To take no further request.
+    Finish,
+    /// To be closed now.
+    Close,
+}
+
+/// Cancelled requests that nobody is blamed for.
+const CANCELLED_MAX: u32 = 100;
+
+impl Watch {
+    /// `now` is the worker's clock.
+    pub fn new(now: Arc<AtomicU64>) -> Self {
+        let since = now.load(Relaxed).into();
+        Self {
+            now,
+            requests: AtomicU32::new(0),
+            since,
+            head: AtomicBool::new(true),
+            framed: AtomicBool::new(false),
+            stuck: AtomicU64::new(0),
+            unread: AtomicBool::new(false),
+            answered: AtomicU32::new(0),
+            cancelled: AtomicU32::new(0),
+            order: AtomicU8::new(Order::GoOn as u8),
+            waker: Mutex::new(None),
+        }
+    }
+
+    /// The task with this waker is told of orders.
+    pub fn attend(&self, waker: &Waker) {
+        let mut known = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some(waker.clone());
+    }
+
+    /// Something came from the client.
+    pub fn on_bytes(&self) {
+        if self.requests.load(Relaxed) == 0
+            && !self.framed.load(Relaxed)
+            && !self.head.swap(true, Relaxed)
+        {
+            self.mark();
+        }
+    }
+
+    /// It could be written, or it couldn't.
+    pub fn on_write(&self, pending: bool) {
+        if !pending {
+            self.stuck.store(0, Relaxed);
+        } else if self.stuck.load(Relaxed) == 0 {
+            self.stuck.store(self.now.load(Relaxed), Relaxed);
+        }
+    }
+
+    /// Nobody reads the rest of a request's body.
+    pub fn on_unread(&self) {
+        self.unread.store(true, Relaxed);
+    }
+
+    /// Whether the client may be sending what nobody reads.
+    pub fn has_unread(&self) -> bool {
+        self.unread.load(Relaxed)
+    }
+
+    /// It speaks HTTP/2.
+    pub fn on_framed(&self) {
+        self.framed.store(true, Relaxed);
+        self.head.store(false, Relaxed);
+        self.mark();
+    }
+
+    /// A request's head is there. It is being answered until what is returned is dropped.
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.requests.fetch_add(1, Relaxed);
+        self.head.store(false, Relaxed);
+        InFlight(self.clone())
+    }
+
+    /// Gives an order, unless a stricter one was given before.
+    pub fn order(&self, order: Order) {
+        if self.order.fetch_max(order as u8, Relaxed) < order as u8 {
+            let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(waker) = &*waker {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// The order that stands.
+    pub fn ordered(&self) -> Order {
+        match self.order.load(Relaxed) {
+            0 => Order::GoOn,
+            1 => Order::Finish,
+            _ => Order::Close,
+        }
+    }
+
+    /// Whether a request has come.
+    pub fn has_served(&self) -> bool {
+        self.requests.load(Relaxed) > 0 || self.answered.load(Relaxed) > 0
+    }
+
+    /// Since when it has had nothing to do, if it has nothing to do.
+    pub fn idle_since(&self) -> Option<Timestamp> {
+        let idle = self.requests.load(Relaxed) == 0 && !self.head.load(Relaxed);
+        idle.then(|| Timestamp(self.since.load(Relaxed)))
+    }
+
+    /// Gives the order that its client's slowness calls for.
+    pub fn judge(&self, now: Timestamp, patience: Patience) {
+        let longer = |since: u64, than: Duration| now.since(Timestamp(since)) > than;
+        let stuck = self.stuck.load(Relaxed);
+        if stuck != 0 && longer(stuck, patience.send) {
+            self.order(Order::Close);
+        } else if self.requests.load(Relaxed) > 0 {
+            // What takes time then is the answer, and has limits of its own.
+        } else if self.head.load(Relaxed) {
+            if longer(self.since.load(Relaxed), patience.head) {
+                self.order(Order::Close);
+            }
+        } else if longer(self.since.load(Relaxed), patience.idle) {
+            // Idle already: with nothing in flight it is over at once, if the client doesn't send a request just now.
+            self.order(Order::Finish);
+        }
+    }
+
+    fn mark(&self) {
+        self.since.store(self.now.load(Relaxed), Relaxed);
+    }
+}
+
+/// A request that is being answered.
+pub struct InFlight(Arc<Watch>);
+
+impl InFlight {
+    /// Ends it. `complete`: the client has got all of the answer.
+    ///
+    /// A client that cancels most of what it asks for ([CVE-2023-44487](https://nvd.nist.gov/vuln/detail/CVE-2023-44487))
+    /// gets no further answer on this connection.
+    pub fn end(self, complete: bool) {
+        let watch = &self.0;
+        if complete {
+            watch.answered.fetch_add(1, Relaxed);
+            return;
+        }
+        let cancelled = watch.cancelled.fetch_add(1, Relaxed) + 1;
+        if cancelled > CANCELLED_MAX && cancelled > watch.answered.load(Relaxed) {
+            watch.order(Order::Close);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let watch = &self.0;
+        if watch.requests.fetch_sub(1, Relaxed) == 1 {
+            watch.mark();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        head: Duration::from_secs(10),
+        idle: Duration::from_mins(1),
+        send: Duration::from_secs(30),
+    };
+
+    struct Client {
+        clock: Arc<AtomicU64>,
+        watch: Arc<Watch>,
+    }
+
+    impl Client {
+        fn new() -> Self {
+            let clock = Arc::new(AtomicU64::new(1));
+            let watch = Arc::new(Watch::new(clock.clone()));
+            Self { clock, watch }
+        }
+
+        /// What it is told so many seconds later.
+        fn after(&self, seconds: u64) -> Order {
+            let now = self.clock.fetch_add(seconds * 1_000_000_000, Relaxed);
+            let now = Timestamp(now) + Duration::from_secs(seconds);
+            self.watch.judge(now, PATIENCE);
+            self.watch.ordered()
+        }
+    }
+
+    #[test]
+    fn a_head_must_come_in_its_time() {
+        let client = Client::new();
+        assert_eq!(client.after(10), Order::GoOn);
+        client.watch.on_bytes();
+        assert_eq!(
+            client.after(1),
+            Order::Close,
+            "bytes of the same head are no new start"
+        );
+    }
+
+    #[test]
+    fn an_answer_may_take_its_time_and_then_it_is_idle() {
+        let client = Client::new();
+        let request = client.watch.begin();
+        assert_eq!(client.after(1_000), Order::GoOn);
+        assert_eq!(client.watch.idle_since(), None);
+        request.end(true);
+        assert!(client.watch.idle_since().is_some());
+        assert_eq!(client.after(60), Order::GoOn);
+        assert_eq!(client.after(1), Order::Finish);
+    }
+
+    #[test]
+    fn the_next_head_begins_with_its_first_byte() {
+        let client = Client::new();
+        client.watch.begin().end(true);
+        assert_eq!(client.after(50), Order::GoOn);
+        client.watch.on_bytes();
+        assert_eq!(client.after(10), Order::GoOn);
+        assert_eq!(client.after(1), Order::Close);
+    }
+
+    #[test]
+    fn who_takes_nothing_is_let_go() {
+        let client = Client::new();
+        let request = client.watch.begin();
+        client.watch.on_write(true);
+        assert_eq!(client.after(29), Order::GoOn);
+        client.watch.on_write(false);
+        client.watch.on_write(true);
+        assert_eq!(client.after(29), Order::GoOn);
+        assert_eq!(client.after(2), Order::Close);
+        drop(request);
+    }
+
+    #[test]
+    fn frames_between_requests_are_no_head() {
+        let client = Client::new();
+        client.watch.on_framed();
+        client.watch.on_bytes();
+        assert_eq!(client.after(59), Order::GoOn);
+        client.watch.on_bytes();
+        assert_eq!(client.after(2), Order::Finish);
+    }
+
+    #[test]
+    fn who_cancels_most_is_let_go() {
+        let client = Client::new();
+        for _ in 0..CANCELLED_MAX {
+            client.watch.begin().end(false);
+        }
+        assert_eq!(client.watch.ordered(), Order::GoOn);
+        client.watch.begin().end(false);
+        assert_eq!(client.watch.ordered(), Order::Close);
+
+        let client = Client::new();
+        for _ in 0..2 * CANCELLED_MAX {
+            client.watch.begin().end(true);
+            client.watch.begin().end(false);
+        }
+        assert_eq!(client.watch.ordered(), Order::GoOn);
+    }
+}
