@@ -242,7 +242,11 @@ impl Running {
         } else {
             prepared.exchange.set_own(own)
         };
-        told.context("this configuration cannot be reported to the peers")
+        told.context("this configuration cannot be reported to the peers")?;
+        for (service, view) in self.views(prepared)? {
+            prepared.http.set_view(&service, view);
+        }
+        Ok(())
     }
 
     pub(super) fn write_settings(&mut self) -> Result<()> {
