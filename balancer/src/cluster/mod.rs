@@ -309,12 +309,12 @@ impl Cluster {
             self.takeover
                 .handle_report(now, &peer.report, &sight, timing, &mut self.out);
         }
-        if before != Some(Status::Online) {
-            self.asker
-                .meet(now, id, options, &self.membership, &mut self.out);
+        let is_online = |peer: &Peer| peer.status == Status::Online;
+        if before != Some(Status::Online) && self.membership.peer(id).is_some_and(is_online) {
+            self.takeover.meet(id, &mut self.out);
         }
         if before.is_some_and(|before| before != Status::Online) {
-            self.takeover.come_together(now, id, timing, &mut self.out);
+            self.takeover.come_together(now, timing, &mut self.out);
         }
         self.settle(now);
         Ok(())

@@ -1,6 +1,6 @@
 //! The flows on an identity that this server has got: what it asks its peers for, and what it tells them.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,10 @@ use crate::exchange::clock;
 pub struct Recovery {
     /// Identities whose flows are being looked for.
     sought: BTreeMap<IpAddr, Sought>,
+    /// What is to be asked when this server's own connections have been read.
+    questions: Vec<Question>,
+    /// They are being read.
+    reading: bool,
     /// Who waits for this server's flows, oldest first.
     askers: VecDeque<Asker>,
     /// The first of them is being seen to.
@@ -39,6 +43,9 @@ struct Sought {
     entered: u64,
 }
 
+/// An identity, and whom to ask for the flows on it; `None`: all.
+type Question = (IpAddr, Option<ServerId>);
+
 struct Asker {
     id: ServerId,
     session: u64,
@@ -49,10 +56,8 @@ struct Asker {
 pub enum Collected {
     /// This server's own connections on identities that it has got; then peers are asked.
     Own {
-        /// The identities.
-        identities: Vec<IpAddr>,
-        /// Whom to ask; `None`: all.
-        of: Option<ServerId>,
+        /// What is to be asked now.
+        questions: Vec<Question>,
         /// The connections.
         connections: Result<Vec<Connection>>,
     },
@@ -72,6 +77,8 @@ impl Recovery {
     pub fn new(collected: mpsc::Sender<Collected>) -> Self {
         Self {
             sought: BTreeMap::new(),
+            questions: Vec::new(),
+            reading: false,
             askers: VecDeque::new(),
             collecting: false,
             collected,
@@ -85,7 +92,7 @@ impl Running {
     pub(super) fn recover(&mut self, identities: Vec<IpAddr>, of: Option<ServerId>) -> Result<()> {
         let now = clock::monotonic();
         let until = now + GRACE;
-        for &identity in &identities {
+        for identity in identities {
             own::set_grace(&mut self.datapath.maps, identity, until)?;
             let sought = self.recovery.sought.entry(identity);
             let sought = sought.or_insert_with(|| Sought {
@@ -95,20 +102,31 @@ impl Running {
                 entered: 0,
             });
             sought.begun += 1;
+            self.recovery.questions.push((identity, of));
         }
         self.settings.grace_until_ns = until.0;
         self.write_settings()?;
+        self.read_own();
+        Ok(())
+    }
+
+    /// Reads this server's own connections, once for all questions that have come up.
+    fn read_own(&mut self) {
+        if self.recovery.reading || self.recovery.questions.is_empty() {
+            return;
+        }
+        self.recovery.reading = true;
+        let questions = std::mem::take(&mut self.recovery.questions);
         let collected = self.recovery.collected.clone();
         spawn_blocking(move || {
-            let connections = connections::on(&identities);
+            let identities: BTreeSet<_> = questions.iter().map(|(identity, _)| *identity).collect();
+            let connections = connections::on(&Vec::from_iter(identities));
             // The daemon has ended meanwhile if nobody receives this.
             let _ = collected.blocking_send(Collected::Own {
-                identities,
-                of,
+                questions,
                 connections,
             });
         });
-        Ok(())
     }
 
     /// Takes in what was read from the kernel.
@@ -119,12 +137,15 @@ impl Running {
     ) -> Result<()> {
         match collected {
             Collected::Own {
-                identities,
-                of,
+                questions,
                 connections,
             } => {
-                for identity in &identities {
-                    if let Some(sought) = self.recovery.sought.get_mut(identity) {
+                self.recovery.reading = false;
+                self.read_own();
+                let mut by_peer: BTreeMap<_, Vec<_>> = BTreeMap::new();
+                for (identity, of) in questions {
+                    by_peer.entry(of).or_default().push(identity);
+                    if let Some(sought) = self.recovery.sought.get_mut(&identity) {
                         sought.begun = sought.begun.saturating_sub(1);
                     }
                 }
@@ -133,7 +154,9 @@ impl Running {
                         sought.own.insert((connection.client, connection.local));
                     }
                 }
-                prepared.exchange.recover(&identities, of);
+                for (of, identities) in by_peer {
+                    prepared.exchange.recover(&identities, of);
+                }
                 Ok(())
             }
             Collected::Wanted { by, session, flows } => {

@@ -44,7 +44,7 @@ impl Asker {
         }
     }
 
-    /// Asks for the flows on `identities`: one peer, or all that are on-line and those that will be heard of meanwhile.
+    /// Asks for the flows on `identities`: one peer, or all that are on-line.
     pub fn recover(
         &mut self,
         now: Timestamp,
@@ -65,21 +65,6 @@ impl Asker {
             self.begin(now, peer, identities, me, membership, out);
         }
         self.settle(now, out);
-    }
-
-    /// A peer is on-line that wasn't before: it is asked, too.
-    pub fn meet(
-        &mut self,
-        now: Timestamp,
-        peer: ServerId,
-        me: &Options,
-        membership: &Membership,
-        out: &mut Outbox,
-    ) {
-        let open: Vec<_> = self.open.iter().copied().collect();
-        if !open.is_empty() {
-            self.begin(now, peer, &open, me, membership, out);
-        }
     }
 
     /// Takes in a part of an answer.

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use balancer_common::wire::{TCP, UDP};
+use ipnet::IpNet;
 
 use super::super::{
-    Cluster, Destination, Estate, Event, Message, Options, OwnState, Refused, Timestamp, Transmit,
+    Cluster, Destination, Estate, Event, Home, Message, Options, OwnState, Refused, Timestamp,
+    Transmit,
 };
 use super::*;
 
@@ -100,6 +102,9 @@ impl Network {
                 let flows = self.flows[index].clone();
                 self.servers[index].tell_flows(by, session, &flows);
             }
+            Event::Recover { identity, of } => {
+                self.servers[index].recover(self.now, &[identity], of);
+            }
             Event::Flows(flows) if index == 0 => self.told.extend(flows),
             Event::Recovered(identity) if index == 0 => {
                 self.recovered.push((self.now, identity));
@@ -115,14 +120,23 @@ impl Network {
     }
 }
 
+/// The first server is the home of the first identity.
 fn start(now: Timestamp, id: u64, boot: u64) -> Cluster {
+    let home = Home {
+        address: IpNet::new(identity(1), 24).unwrap(),
+        kept: true,
+    };
+    let estate = Estate {
+        homes: (id == 1).then_some(home).into_iter().collect(),
+        ..Estate::default()
+    };
     let options = Options {
         me: ServerId(id),
         boot: boot << 32 | id << 16,
         name: format!("web{id}"),
         period: Duration::from_millis(500),
         timeout_periods: 3,
-        estate: Estate::default(),
+        estate,
     };
     let mut cluster = Cluster::new(now, options);
     cluster.set_own(now, OwnState::default()).unwrap();

@@ -176,26 +176,24 @@ impl Takeover {
         self.forget_unsaid(now, report, out);
     }
 
-    /// Server `peer` was out of sight and is back, or this one is: a caretaker may have come and gone meanwhile, unheard,
-    /// and the link may think of it still.
-    pub fn come_together(
-        &mut self,
-        now: Timestamp,
-        peer: ServerId,
-        timing: Timing,
-        out: &mut Outbox,
-    ) {
+    /// A server that was out of sight is back, or this one is: a caretaker may have come and gone meanwhile, unheard, and
+    /// the link may think of it still.
+    pub fn come_together(&mut self, now: Timestamp, timing: Timing, out: &mut Outbox) {
         let me = self.me;
         for identity in self.identities.values_mut() {
             if identity.is_held_by(me) && identity.home == me {
-                let address = identity.address.addr();
                 defend(now, identity, timing, out);
-                let of = Some(peer);
-                out.events.push_back(Event::Recover {
-                    identity: address,
-                    of,
-                });
             }
+        }
+    }
+
+    /// Server `peer` can be asked from now on: it may have flows on what this one holds.
+    pub fn meet(&self, peer: ServerId, out: &mut Outbox) {
+        for identity in self.held() {
+            out.events.push_back(Event::Recover {
+                identity: identity.address.addr(),
+                of: Some(peer),
+            });
         }
     }
 
