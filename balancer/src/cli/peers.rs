@@ -34,12 +34,13 @@ pub fn text(peers: &[Peer]) -> String {
         "way",
         "load",
         "last report",
+        "each",
         "flows to it",
         "packets",
         "identities",
     ];
     let rows: Vec<_> = peers.iter().map(row).collect();
-    table(&head, &rows, &[4, 5, 6, 7])
+    table(&head, &rows, &[4, 5, 6, 7, 8])
 }
 
 fn row(peer: &Peer) -> Vec<String> {
@@ -66,6 +67,7 @@ fn row(peer: &Peer) -> Vec<String> {
         peer.way.as_ref().map_or("NONE".into(), way),
         loads.join(" / "),
         format!("{} ago", duration(peer.age_ms)),
+        duration(peer.period_ms),
         peer.flows.to_string(),
         peer.packets.to_string(),
         identities.join(" "),

@@ -152,6 +152,8 @@ pub struct Peer {
     pub way: Option<Way>,
     /// Age of its last report.
     pub age_ms: u64,
+    /// From one of its reports to the next.
+    pub period_ms: u64,
     /// The identities that it holds.
     pub identities: Vec<IpAddr>,
     /// Its services.

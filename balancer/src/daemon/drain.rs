@@ -162,8 +162,10 @@ impl Running {
             connections += counts.opened(&sheet) + counts.pending(&sheet);
         }
         let cluster = prepared.exchange.cluster();
-        let (mut steered, mut unheard) = (0, Vec::new());
+        let own = cluster.timing();
+        let (mut steered, mut unheard, mut period) = (0, Vec::new(), own.period);
         for peer in cluster.peers().filter(|peer| peer.status.is_alive()) {
+            period = period.max(peer.timing(own).period);
             let mut guests = peer.report.guests.iter();
             match guests.find(|guests| guests.of == prepared.id) {
                 Some(guests) => steered += u64::from(guests.connections),
@@ -171,7 +173,7 @@ impl Running {
             }
         }
         let quiet = now.since(active.steered.1.max(active.since));
-        let settled = quiet > ON_ITS_WAY + cluster.timing().period * 2;
+        let settled = quiet > ON_ITS_WAY + period * 2;
         Ok(Some(status::Drain {
             for_ms: now.since(active.since).as_millis() as u64,
             connections,

@@ -59,6 +59,27 @@ fn a_drain_ends_when_nothing_is_left_here_and_on_peers() {
     assert!(web1.status()["drain"].is_null());
 }
 
+/// What is steered at the end is in its next report, which may be long in coming.
+#[test]
+fn a_drain_waits_for_a_peer_that_reports_seldom() {
+    let Some(mut lab) = Lab::new(2) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let (web1, web2) = (lab.server(1), lab.server(2));
+    assert_eq!(web2.ask(&["set", "period=6s"]).code, Some(0));
+    assert_eq!(web1.ask(&["drain"]).code, Some(0));
+    let drain = || web1.status()["drain"].clone();
+    until("web2 has counted", PATIENCE, || {
+        drain()["unheard"].as_array().is_some_and(Vec::is_empty)
+    });
+    let held = Held::open(&lab.client, web1.address(), 1, 12);
+    assert_eq!(held.served_by("web2"), 1);
+    until("it has counted again", PATIENCE, || {
+        assert_eq!(drain()["ended"], false, "{:#}", drain());
+        left(web1).1 == 1
+    });
+    held.finish();
+}
+
 #[test]
 fn peers_send_nothing_to_a_server_that_drains() {
     let Some(mut lab) = Lab::new(3) else { return };
