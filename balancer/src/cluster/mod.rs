@@ -181,6 +181,8 @@ pub struct Cluster {
     asker: Asker,
     answerer: Answerer,
     asked_group: Timestamp,
+    /// When it last noticed that it hadn't run.
+    woke: Timestamp,
     out: Outbox,
 }
 
@@ -223,6 +225,7 @@ impl Cluster {
             reporter: Reporter::new(options),
             membership: Membership::default(),
             asked_group: Timestamp(0),
+            woke: Timestamp(0),
             out,
         };
         cluster.settle(now);
@@ -465,9 +468,16 @@ impl Cluster {
     /// A server that didn't run when it should have can't tell its own silence from that of others: a suspended
     /// machine has missed what came meanwhile.
     fn notice_stall(&mut self, now: Timestamp) {
-        if now.since(self.next_timeout()) > self.timing.period / 2 {
+        let late = now.since(self.next_timeout());
+        if late > self.timing.period / 2 {
             self.membership.distrust();
             self.takeover.distrust();
+        }
+        // Long enough for others to have taken over what it has. It is seen at each datagram that waits, and asked once.
+        let timeout = self.timing.timeout();
+        if late >= timeout && now >= self.woke + timeout {
+            self.woke = now;
+            self.takeover.wake(&mut self.out);
         }
     }
 }

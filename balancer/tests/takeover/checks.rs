@@ -159,6 +159,19 @@ impl Checks {
             }
         }
     }
+
+    /// Whoever has an identity sends each connection's packets to the one host that has its socket.
+    pub fn all_are_directed(world: &World) {
+        for (owner, host) in world.hosts.iter().enumerate() {
+            for flow in &host.flows {
+                for holder in world.holders(flow.identity.ip()) {
+                    let to = world.hosts[holder].steered.get(&flow.client);
+                    let expected = (holder != owner).then_some(&flow.owner);
+                    assert_eq!(to, expected, "host {holder} directs {flow:?}");
+                }
+            }
+        }
+    }
 }
 
 /// What random worlds require of a takeover.

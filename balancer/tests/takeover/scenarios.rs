@@ -36,6 +36,54 @@ fn a_dead_hosts_address_is_held_again_within_the_time_out() {
 }
 
 #[test]
+fn connections_outlive_their_director() {
+    let lossy = Faults {
+        loss_percent: 10,
+        ..GOOD
+    };
+    for seed in 0..seeds(20) {
+        let hosts = 3 + seed as usize % 6;
+        let faults = if seed % 2 == 0 { GOOD } else { lossy };
+        let mut world = World::new(hosts, seed, faults, Require::Any);
+        let connect = |world: &mut World| {
+            for number in 0..500 {
+                world.connect(0, number % hosts);
+            }
+        };
+        world.run(ms(3_000), |_| {});
+        connect(&mut world);
+        world.power_off(0);
+        world.run(ms(4_000), |_| {});
+        Checks::all_are_directed(&world);
+
+        // Those that its caretaker directs, or serves, go on when it is back.
+        connect(&mut world);
+        world.power_on(0);
+        world.start_daemon(0);
+        world.run(ms(3_000), |_| {});
+        assert_eq!(world.holders(address_of(0)), [0], "seed {seed}");
+        Checks::all_are_directed(&world);
+    }
+}
+
+#[test]
+fn a_host_that_was_suspended_learns_what_its_caretaker_did() {
+    for seed in 0..seeds(20) {
+        let mut world = World::new(4, seed, GOOD, Require::Any);
+        world.run(ms(3_000), |_| {});
+        world.hosts[0].state = State::Frozen;
+        world.run(ms(4_000), |_| {});
+        for number in 0..100 {
+            world.connect(0, 1 + number % 3);
+        }
+        world.hosts[0].state = State::Runs;
+        world.run(ms(3_000), |_| {});
+        assert_eq!(world.holders(address_of(0)), [0], "seed {seed}");
+        Checks::all_are_directed(&world);
+    }
+}
+
+#[test]
 fn a_goodbye_hands_over_at_once() {
     for seed in 0..seeds(40) {
         let mut world = World::new(3, seed, GOOD, Require::Any);

@@ -1,11 +1,11 @@
 //! Hosts with daemons, on a network that loses, delays, repeats and reorders.
 
 use balancer::cluster::{
-    Assumed, Cluster, Destination, Estate, Event, Home, Link, Message, Options, OwnState, Require,
-    ServerId, Timestamp,
+    Assumed, Cluster, Destination, Estate, Event, FlowAt, Home, Link, Message, Options, OwnState,
+    Require, ServerId, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 pub const PERIOD: Duration = Duration::from_millis(500);
@@ -58,6 +58,10 @@ pub struct Host {
     pub kept: bool,
     /// How far its clock is behind.
     pub behind: Duration,
+    /// The connections that end here.
+    pub flows: Vec<FlowAt>,
+    /// Where its program sends the packets of others, by their clients.
+    pub steered: BTreeMap<SocketAddr, ServerId>,
     waiting: Vec<Packet>,
     due: Timestamp,
 }
@@ -101,6 +105,7 @@ pub struct World {
     pub refused: u64,
     /// The most datagrams that one host had to read at one time.
     pub most_waiting: usize,
+    clients: u32,
     boots: u64,
     order: u64,
     network: BTreeMap<(Timestamp, u64), (usize, Packet)>,
@@ -119,6 +124,8 @@ impl World {
             journal: BTreeMap::new(),
             kept,
             behind: Duration::ZERO,
+            flows: Vec::new(),
+            steered: BTreeMap::new(),
             waiting: Vec::new(),
             due: START,
         };
@@ -129,6 +136,7 @@ impl World {
             side: vec![0; hosts],
             require,
             claims: Vec::new(),
+            clients: 0,
             refused: 0,
             most_waiting: 0,
             boots: random.u64(..) >> 8,
@@ -175,6 +183,7 @@ impl World {
         host.daemon = None;
         host.addresses.clear();
         host.journal.clear();
+        host.flows.clear();
         host.waiting.clear();
     }
 
@@ -209,6 +218,11 @@ impl World {
             ..OwnState::default()
         };
         cluster.set_own(local, own).unwrap();
+        let assumed = host.journal.keys().copied();
+        let held: Vec<_> = assumed.chain([address_of(index)]).collect();
+        cluster.recover(local, &held, None);
+        // As if its pins were lost.
+        host.steered.clear();
         host.daemon = Some(cluster);
         host.boot = self.boots;
         host.state = State::Runs;
@@ -237,6 +251,10 @@ impl World {
         if !host.kept {
             host.addresses.remove(&address_of(index));
         }
+        // It leaves the host without the addresses that it added, its peers' on `lo` among them.
+        let own = address_of(index);
+        host.flows
+            .retain(|flow| host.kept && flow.identity.ip() == own);
         for _ in 0..3 {
             if let Some(cluster) = &mut self.hosts[index].daemon {
                 cluster.leave();
@@ -391,6 +409,25 @@ impl World {
                 self.hosts[index].journal.insert(address, assumed);
                 self.claims.push((self.now, index, assumed));
                 self.announce(index, address);
+                self.recover(index, address, None);
+            }
+            Event::Recover { identity, of } => self.recover(index, identity, of),
+            Event::FlowsWanted {
+                by,
+                session,
+                ref identities,
+            } => {
+                let host = &mut self.hosts[index];
+                let wanted = |flow: &&FlowAt| identities.contains(&flow.identity.ip());
+                let flows: Vec<_> = host.flows.iter().filter(wanted).copied().collect();
+                if let Some(cluster) = &mut host.daemon {
+                    cluster.tell_flows(by, session, &flows);
+                }
+            }
+            Event::Flows(ref flows) => {
+                let host = &mut self.hosts[index];
+                let told = flows.iter().map(|flow| (flow.client, flow.owner));
+                host.steered.extend(told);
             }
             Event::Release(address) => {
                 self.hosts[index].addresses.remove(&address);
@@ -402,11 +439,43 @@ impl World {
             | Event::Changed { .. }
             | Event::NameConflict { .. }
             | Event::Moved(_)
-            | Event::Recover { .. }
-            | Event::FlowsWanted { .. }
-            | Event::Flows(_)
             | Event::Recovered(_)
             | Event::Forgotten(_) => {}
+        }
+    }
+
+    /// A new client's connection to the identity of `home`, which ends at host `owner`: directed by whoever answers for the
+    /// identity there, if anybody does.
+    pub fn connect(&mut self, home: usize, owner: usize) {
+        let identity = address_of(home);
+        let can_direct = |index: &usize| {
+            *index == owner
+                || self.hosts[*index].state == State::Runs && self.connected(*index, owner)
+        };
+        let director = self.holders(identity).into_iter().find(can_direct);
+        let Some(director) = director.filter(|_| self.lives(owner)) else {
+            return;
+        };
+        self.clients += 1;
+        let client = Ipv4Addr::from_bits(0xc000_0000 + self.clients);
+        let client = SocketAddr::from((client, 1_024));
+        self.hosts[owner].flows.push(FlowAt {
+            protocol: 6,
+            client,
+            identity: SocketAddr::new(identity, 80),
+            owner: id_of(owner),
+            sure: true,
+        });
+        if director != owner {
+            self.hosts[director].steered.insert(client, id_of(owner));
+        }
+    }
+
+    fn recover(&mut self, index: usize, identity: IpAddr, of: Option<ServerId>) {
+        let host = &mut self.hosts[index];
+        let local = host.time(self.now);
+        if let Some(cluster) = &mut host.daemon {
+            cluster.recover(local, &[identity], of);
         }
     }
 

@@ -189,10 +189,19 @@ impl Takeover {
 
     /// Server `peer` can be asked from now on: it may have flows on what this one holds.
     pub fn meet(&self, peer: ServerId, out: &mut Outbox) {
+        self.look_for_flows(Some(peer), out);
+    }
+
+    /// This server didn't run for so long that others may have had what it holds.
+    pub fn wake(&self, out: &mut Outbox) {
+        self.look_for_flows(None, out);
+    }
+
+    fn look_for_flows(&self, of: Option<ServerId>, out: &mut Outbox) {
         for identity in self.held() {
             out.events.push_back(Event::Recover {
                 identity: identity.address.addr(),
-                of: Some(peer),
+                of,
             });
         }
     }
