@@ -4,6 +4,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use balancer_tests::{BY_CONNECTIONS, Lab, Server, until};
@@ -77,7 +78,7 @@ fn samples_cost_less_than_half_a_percent_of_a_core() {
     let mut costs = Vec::new();
     for _ in 0..TRIES {
         let begin = spent(server);
-        std::thread::sleep(Duration::from_secs(4));
+        thread::sleep(Duration::from_secs(4));
         let end = spent(server);
         let cost = (end.0 - begin.0) * 1_000 / (end.1 - begin.1);
         println!("sampling takes {cost} us of CPU time a second; {COST} are promised");
@@ -98,6 +99,8 @@ fn prompt(server: &Server, mut change: impl FnMut(u32) -> u32) {
         let mut times: Vec<Duration> = (0..9)
             .map(|_| {
                 step += 1;
+                // At any time between two samples, not just after one.
+                thread::sleep(Duration::from_millis(u64::from(step * 37 % 100)));
                 let begin = Instant::now();
                 let expected = change(step);
                 while sample(server) != expected {
