@@ -10,10 +10,11 @@ pub fn flow_hash(key: &FlowKey, seed: u64) -> u64 {
     let ends =
         u64::from(key.client_port) << 48 | u64::from(key.port) << 32 | u64::from(key.protocol);
     let mut hash = fold(seed ^ ends);
-    hash = fold(hash ^ word(&key.client.octets, 0));
-    hash = fold(hash ^ word(&key.client.octets, 8));
-    hash = fold(hash ^ word(&key.identity.octets, 0));
-    fold(hash ^ word(&key.identity.octets, 8))
+    let ([a, b], [c, d]) = (key.client.words(), key.identity.words());
+    hash = fold(hash ^ a);
+    hash = fold(hash ^ b);
+    hash = fold(hash ^ c);
+    fold(hash ^ d)
 }
 
 /// Mixes all bits of `x` into all bits of the result (the finaliser of `MurmurHash3`, public domain).
@@ -24,20 +25,6 @@ pub fn fold(mut x: u64) -> u64 {
     x ^= x >> 33;
     x = x.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     x ^ (x >> 33)
-}
-
-#[inline(always)]
-fn word(octets: &[u8; 16], at: usize) -> u64 {
-    u64::from_ne_bytes([
-        octets[at],
-        octets[at + 1],
-        octets[at + 2],
-        octets[at + 3],
-        octets[at + 4],
-        octets[at + 5],
-        octets[at + 6],
-        octets[at + 7],
-    ])
 }
 
 #[cfg(test)]

@@ -9,5 +9,6 @@ pub mod decide;
 #[cfg(not(target_arch = "bpf"))]
 pub mod forecast;
 pub mod hash;
+pub mod table;
 pub mod types;
 pub mod wire;

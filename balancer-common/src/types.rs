@@ -6,6 +6,8 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::table::{FlowSet, Place};
+
 /// 100 % of a server's capacity, in basis points.
 pub const FULL: u32 = 10_000;
 
@@ -89,7 +91,7 @@ impl From<Address> for IpAddr {
     }
 }
 
-/// One flow: protocol, both addresses and ports. Key of `FLOWS`.
+/// One flow: protocol, both addresses and ports.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -105,14 +107,6 @@ pub struct FlowKey {
     pub protocol: u32,
 }
 
-/// A first packet within this time of the last packet of its flow, in nanoseconds, is a repetition; after it, a new flow that
-/// happens to have the same ports. As long as Linux' TIME-WAIT.
-pub const SAME_FLOW_NS: u64 = 60_000_000_000;
-
-/// A UDP flow without a packet for this long, in nanoseconds, has ended: its next packet is a first one. As long as Linux'
-/// `nf_conntrack_udp_timeout_stream`.
-pub const UDP_FLOW_NS: u64 = 120_000_000_000;
-
 /// Fragments of one packet come within this time, in nanoseconds; its id may be another packet's after it. As long as Linux'
 /// `ipfrag_time`.
 pub const SAME_PACKET_NS: u64 = 30_000_000_000;
@@ -120,68 +114,16 @@ pub const SAME_PACKET_NS: u64 = 30_000_000_000;
 /// In place of an index into `PEERS`: the flow is kept.
 pub const KEPT: u32 = u32::MAX;
 
-/// Where a flow goes. Value of `FLOWS`.
+/// Where a client's last flow went. Value of `CLIENTS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flow {
-    /// `CLOCK_MONOTONIC` of the last packet, in nanoseconds.
+pub struct LastFlow {
+    /// `CLOCK_MONOTONIC` of that, in nanoseconds.
     pub last_seen_ns: u64,
     /// Index into `PEERS`, or [`KEPT`].
     pub peer: u32,
     /// Index into `SERVICES`.
     pub service: u32,
-}
-
-/// Where a flow goes of which only first packets were seen. It is known by its hash under the secret seed, so that four fit a
-/// cache line and the way of a first packet has no hash table of the kernel's to change.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HalfOpen {
-    /// The flow's hash; 0 in a free place.
-    pub tag: u64,
-    /// `CLOCK_MONOTONIC` of the last packet, in milliseconds; wraps.
-    pub seen_ms: u32,
-    /// Index into `PEERS`, or [`NO_PEER`] for a flow that is kept.
-    pub peer: u16,
-    /// Index into `SERVICES`.
-    pub service: u16,
-}
-
-/// [`HalfOpen::peer`]: the flow is kept.
-pub const NO_PEER: u16 = u16::MAX;
-
-/// Flows whose hashes fall together; who comes last replaces who was seen least lately. Value of `HALF_OPEN`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HalfOpenSet {
-    /// In no order.
-    pub ways: [HalfOpen; WAYS],
-}
-
-/// Flows of one [`HalfOpenSet`].
-pub const WAYS: usize = 4;
-
-impl HalfOpen {
-    /// Whether the last packet is at most `limit_ns` older than `now_ns`, for limits of up to some weeks.
-    #[inline(always)]
-    pub fn is_fresh(&self, now_ns: u64, limit_ns: u64) -> bool {
-        self.age_ms(now_ns) <= (limit_ns / 1_000_000) as u32
-    }
-}
-
-impl HalfOpen {
-    /// Milliseconds from the last packet to `now_ns`; 0 if another CPU has seen it since then.
-    #[inline(always)]
-    pub const fn age_ms(&self, now_ns: u64) -> u32 {
-        let age = millis(now_ns).wrapping_sub(self.seen_ms);
-        if age.cast_signed() < 0 { 0 } else { age }
-    }
-}
-
-/// Milliseconds of a time as [`HalfOpen::seen_ms`] has them.
-#[inline(always)]
-pub const fn millis(now_ns: u64) -> u32 {
-    (now_ns / 1_000_000) as u32
 }
 
 /// A client of a service with `affinity = "client"`. Key of `CLIENTS`.
@@ -202,7 +144,7 @@ pub struct Settings {
     pub timeout_ns: u64,
     /// Cookie of the network namespace whose sockets are counted (`SO_NETNS_COOKIE`).
     pub netns_cookie: u64,
-    /// Secret that flows are hashed with, so that no client can aim its flows at a peer or at another's place in `HALF_OPEN`.
+    /// Secret that flows are hashed with, so that no client can aim its flows at a peer or at another's place in `FLOWS`.
     pub seed: u64,
     /// Until this `CLOCK_MONOTONIC`, in nanoseconds, decisions go into `EVENTS`. Who reads them renews it.
     pub trace_until_ns: u64,
@@ -214,8 +156,8 @@ pub struct Settings {
     pub redirect: u32,
     /// How many of the identities are [`ASSUMED`].
     pub assumed: u32,
-    /// Sets in `HALF_OPEN`, a power of two, less one.
-    pub half_open_mask: u32,
+    /// Sets in `FLOWS`, a power of two, less one.
+    pub flows_mask: u32,
     /// Ethernet addresses of the interfaces that balancer is attached to, as [`Mac::number`] has them; 0 in what is left
     /// over. Frames for others come in by flooding, in promiscuous mode or by multicast, and are none of ours.
     pub macs: [u64; MAX_INTERFACES],
@@ -530,6 +472,8 @@ reasons! {
     KEPT_FOR_PEER kept_for_peer,
     /// New flow kept: its client's flows are (affinity).
     KEPT_BY_AFFINITY kept_by_affinity,
+    /// New flow kept: it would have been steered, but the table of flows has no place for it.
+    KEPT_NO_ROOM kept_no_room,
     /// First packet of a flow that was kept before, again.
     KEPT_REPEATED kept_repeated,
     /// New flow steered: a peer was lower by more than the margin (S209).
@@ -614,9 +558,9 @@ macro_rules! map_type {
 map_type! {
     Address: 16,
     FlowKey: 40,
-    Flow: 16,
-    HalfOpen: 16,
-    HalfOpenSet: 64,
+    LastFlow: 16,
+    Place: 16,
+    FlowSet: 256,
     ClientKey: 24,
     Settings: 152,
     Port: 2,
@@ -626,7 +570,7 @@ map_type! {
     Peer: 72,
     Mac: 8,
     PeerLoad: 24,
-    Counters: 216,
+    Counters: 224,
     PeerCounters: 16,
     Event: 64,
 }

@@ -109,7 +109,7 @@ pub struct Packet {
     pub kind: Kind,
     /// TCP's flag bits, FIN being 1 (RFC 9293 section 3.1). 0 for all else.
     pub flags: u8,
-    /// This is a first fragment. Others follow, with the key of [`Packet::fragments`].
+    /// This is a first fragment. Others follow, with the key of [`fragments`].
     pub fragmented: bool,
     /// The id of a fragmented packet.
     pub id: u32,
@@ -121,6 +121,7 @@ pub struct Packet {
     pub hops: u8,
 }
 
+const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
@@ -132,21 +133,27 @@ impl Packet {
         self.kind == Kind::Tcp && self.flags & (SYN | ACK | RST) == SYN
     }
 
+    /// Whether this segment ends a connection, in one direction or in both.
+    #[inline(always)]
+    pub fn closes(&self) -> bool {
+        self.flags & (FIN | RST) != 0
+    }
+
     /// Whether there is a VLAN tag before the IP header.
     #[inline(always)]
     pub fn is_tagged(&self) -> bool {
         self.at != ETHERNET_LEN
     }
+}
 
-    /// The key that the later fragments of the packet have.
-    #[inline(always)]
-    pub fn fragments(&self) -> FlowKey {
-        FlowKey {
-            client_port: (self.id >> 16) as u16,
-            port: self.id as u16,
-            protocol: self.flow.protocol | FRAGMENTS,
-            ..self.flow
-        }
+/// The key that the later fragments have of a packet of this flow with this id.
+#[inline(always)]
+pub fn fragments(flow: &FlowKey, id: u32) -> FlowKey {
+    FlowKey {
+        client_port: (id >> 16) as u16,
+        port: id as u16,
+        protocol: flow.protocol | FRAGMENTS,
+        ..*flow
     }
 }
 

@@ -7,7 +7,7 @@ use crate::account::{NO_SERVICE, count};
 use crate::carry::{Fate, carry_out};
 use crate::maps::{PORTS, SETTINGS};
 use crate::packet::XdpFrame;
-use crate::steer::{Passage, identity, now};
+use crate::steer::{Passage, identity};
 use crate::tunnel;
 
 #[inline(always)]
@@ -33,23 +33,18 @@ pub fn fate(frame: &XdpFrame) -> Fate {
     if !is_for_us(frame, settings) {
         return local(entry, Reason::NOT_OURS);
     }
-    let passage = Passage {
-        frame,
-        packet: headers.packet(),
-        entry,
-        settings,
-        now: now(),
+    let Some(passage) = Passage::new(frame, headers.packet(), entry, settings) else {
+        return local(entry, Reason::ERRORS);
     };
     #[cfg(feature = "packet-log")]
-    log_packet(frame, &passage.packet);
+    log_packet(frame, passage.flow);
     carry_out(&passage, passage.verdict())
 }
 
 /// A line in the daemon's log. For debugging: it costs more than all else here.
 #[cfg(feature = "packet-log")]
 #[inline(always)]
-fn log_packet(frame: &XdpFrame, packet: &wire::Packet) {
-    let flow = &packet.flow;
+fn log_packet(frame: &XdpFrame, flow: &balancer_common::types::FlowKey) {
     aya_log_ebpf::info!(
         frame.ctx(),
         "[{:i}]:{} -> [{:i}]:{} protocol {}",

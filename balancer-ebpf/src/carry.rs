@@ -2,13 +2,14 @@
 
 use balancer_common::hash::flow_hash;
 use balancer_common::types::{Connections, KEPT, MAX_SERVICES, Reason};
+use balancer_common::wire;
 
 use crate::account::{count, count_peer, tell};
 use crate::atomic::{add_u32, add_u64};
 use crate::choice::own;
 use crate::forward::Way;
 use crate::maps::{CONNECTIONS, LOADS};
-use crate::memory::{forget, remember};
+use crate::memory::Spot;
 use crate::steer::{Passage, living_peer};
 
 /// What is to become of a packet of a service.
@@ -73,7 +74,9 @@ pub fn carry_out(passage: &Passage, verdict: Verdict) -> Fate {
 fn local(passage: &Passage, reason: Reason) -> Fate {
     if passage.packet.fragmented {
         // Its id may have been another packet's, which went to a peer.
-        forget(fragments(passage), passage.settings.half_open_mask);
+        if let Some(mut spot) = Spot::of(fragments(passage), passage.settings.flows_mask) {
+            spot.place().tag = 0;
+        }
     }
     count(passage.entry, reason);
     Fate::Local
@@ -82,7 +85,10 @@ fn local(passage: &Passage, reason: Reason) -> Fate {
 /// The hash that the packet's later fragments are known by.
 #[inline(always)]
 fn fragments(passage: &Passage) -> u64 {
-    flow_hash(&passage.packet.fragments(), passage.settings.seed)
+    flow_hash(
+        &wire::fragments(passage.flow, passage.packet.id),
+        passage.settings.seed,
+    )
 }
 
 /// On to a peer, unless the packet has come too far.
@@ -98,9 +104,8 @@ fn forward(passage: &Passage, reason: Reason, index: u32) -> Fate {
         return local(passage, Reason::ERRORS);
     };
     if packet.fragmented {
-        let (mask, service) = (passage.settings.half_open_mask, passage.service());
-        let tag = fragments(passage);
-        remember(tag, mask, passage.now, index as u16, service);
+        // Where there is no room its later fragments go astray, and its sender sends it again.
+        passage.remember(fragments(passage), index as u16);
     }
     count(passage.entry, reason);
     count_peer(index, |counters| &mut counters.packets);
@@ -113,7 +118,7 @@ fn forward(passage: &Passage, reason: Reason, index: u32) -> Fate {
         spread: if peer.tunnel == 0 {
             0
         } else {
-            passage.hash() as u16
+            passage.tag as u16
         },
     })
 }
@@ -132,6 +137,6 @@ fn tell_of(passage: &Passage, reason: Reason, peer: u32) {
     if passage.now < passage.settings.trace_until_ns {
         let (now, service) = (passage.now, passage.service());
         let load = own(service).map_or(0, |own| own.load);
-        tell(now, &passage.packet.flow, service, reason, peer, load);
+        tell(now, passage.flow, service, reason, peer, load);
     }
 }

@@ -6,29 +6,26 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_CURRENT_NETNS};
 use aya_ebpf::helpers::{bpf_loop, bpf_sk_release, bpf_skc_lookup_tcp};
 use balancer_common::decide::{self, Candidate, Own, Peers, Search};
+use balancer_common::table::NO_PEER;
 use balancer_common::types::{
-    Address, ClientKey, FAMILY_V4, Flow, FlowKey, KEPT, MAX_SERVICES, Reason, Settings,
+    Address, ClientKey, FAMILY_V4, FlowKey, KEPT, LastFlow, MAX_SERVICES, Reason, Settings,
 };
 
 use crate::carry::Verdict;
 use crate::maps::{CLIENTS, CONNECTIONS, LOADS, SERVICES, SETTINGS};
 use crate::steer::{Passage, identity, living_peer};
 
-/// Decides on a new flow to an identity that this server holds. `tag` is its hash.
+/// Decides on a new flow to an identity that this server holds.
 #[inline(always)]
-pub fn choose(passage: &Passage, tag: u64) -> Verdict {
-    let question = Question {
-        client: client(passage),
-        tag,
-        now: passage.now,
-        interface: if passage.packet.is_tagged() {
-            passage.frame.interface()
-        } else {
-            0
-        },
-        family: passage.packet.flow.client.family().into(),
+pub fn choose(passage: &Passage) -> Verdict {
+    let interface = if passage.packet.is_tagged() {
+        passage.frame.interface()
+    } else {
+        0
     };
-    let answer = Answer::unpack(balancer_decide(&question));
+    let place = u64::from(interface) << 32 | u64::from(passage.service());
+    let flow = passage.flow;
+    let answer = Answer::unpack(balancer_decide(flow, passage.tag, passage.now, place));
     if answer.peer == KEPT {
         return Verdict::Admit(answer.reason);
     }
@@ -36,7 +33,7 @@ pub fn choose(passage: &Passage, tag: u64) -> Verdict {
         return Verdict::Admit(Reason::NOT_STEERED_TWICE);
     }
     // The peer that gets it might hold the client's address itself, and would drop a packet that comes from there.
-    if identity(&passage.packet.flow.client).is_some() {
+    if identity(&passage.flow.client).is_some() {
         return Verdict::Admit(Reason::KEPT_FOR_PEER);
     }
     if !passage.is_udp() && has_socket(passage) {
@@ -48,21 +45,7 @@ pub fn choose(passage: &Passage, tag: u64) -> Verdict {
     Verdict::Steer(answer.reason, answer.peer)
 }
 
-/// What the decision is made on.
-#[repr(C)]
-pub struct Question {
-    /// With the service.
-    client: ClientKey,
-    /// The flow's hash.
-    tag: u64,
-    now: u64,
-    /// A tagged frame can only go on within its VLAN: by this interface, and in no tunnel. 0: the frame isn't tagged.
-    interface: u32,
-    /// The flow's address family.
-    family: u32,
-}
-
-/// What it comes to.
+/// What a decision comes to.
 struct Answer {
     reason: Reason,
     /// KEPT: this server keeps it.
@@ -70,57 +53,65 @@ struct Answer {
 }
 
 /// The decision. A function of its own to the verifier (not inlined, and global), which goes through it once, whatever the
-/// ways to it are; it returns a number because it has to.
+/// ways to it are; it returns a number because it has to. `place` is the service, and in its upper half [`Sight::interface`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn balancer_decide(question: *const Question) -> u64 {
-    if question.is_null() {
+pub extern "C" fn balancer_decide(flow: *const FlowKey, tag: u64, now: u64, place: u64) -> u64 {
+    if flow.is_null() {
         return 0;
     }
-    // SAFETY: the only caller passes a reference.
-    decision(unsafe { &*question }).pack()
-}
-
-#[inline(always)]
-fn decision(question: &Question) -> Answer {
+    let Some(settings) = SETTINGS.get(0) else {
+        return Answer::keep(Reason::ERRORS).pack();
+    };
     let sight = Sight {
-        question,
-        settings: match SETTINGS.get(0) {
-            Some(settings) => settings,
-            None => return Answer::keep(Reason::ERRORS),
-        },
+        // SAFETY: the only caller passes a reference.
+        flow: unsafe { &*flow },
+        now,
+        service: place as u32,
+        interface: (place >> 32) as u32,
+        settings,
     };
-    let Some(own) = own(sight.service()) else {
-        return Answer::keep(Reason::ERRORS);
-    };
-    let affinity_ns = affinity_ns(sight.service());
-    if affinity_ns != 0 {
-        let answer = sight.follow_client(own.ready, affinity_ns);
-        if answer != 0 {
-            return Answer::unpack(answer);
-        }
-    }
-    match decide::decide(&own, &sight, question.tag) {
-        decide::Verdict::KeepBelowLevel => Answer::keep(Reason::KEPT_BELOW_LEVEL),
-        decide::Verdict::KeepNoCandidate => Answer::keep(Reason::KEPT_NO_CANDIDATE),
-        decide::Verdict::Steer(peer) => Answer {
-            reason: if own.ready {
-                Reason::STEERED_NEW
-            } else {
-                Reason::STEERED_NOT_READY
-            },
-            peer,
-        },
-    }
+    sight.decide(tag).pack()
 }
 
 /// The peers as a packet sees them.
 struct Sight<'a> {
-    question: &'a Question,
+    flow: &'a FlowKey,
+    now: u64,
+    /// Index into `SERVICES`.
+    service: u32,
+    /// A tagged frame can only go on within its VLAN: by this interface, and in no tunnel. 0: the frame isn't tagged.
+    interface: u32,
     settings: &'static Settings,
 }
 
 impl Sight<'_> {
+    #[inline(always)]
+    fn decide(&self, tag: u64) -> Answer {
+        let Some(own) = own(self.service) else {
+            return Answer::keep(Reason::ERRORS);
+        };
+        let affinity_ns = affinity_ns(self.service);
+        if affinity_ns != 0 {
+            let answer = self.follow_client(own.ready, affinity_ns);
+            if answer != 0 {
+                return Answer::unpack(answer);
+            }
+        }
+        match decide::decide(&own, self, tag) {
+            decide::Verdict::KeepBelowLevel => Answer::keep(Reason::KEPT_BELOW_LEVEL),
+            decide::Verdict::KeepNoCandidate => Answer::keep(Reason::KEPT_NO_CANDIDATE),
+            decide::Verdict::Steer(peer) => Answer {
+                reason: if own.ready {
+                    Reason::STEERED_NEW
+                } else {
+                    Reason::STEERED_NOT_READY
+                },
+                peer,
+            },
+        }
+    }
+
     /// Affinity: where the client's last flow went, if that server can still take one; a packed answer, or 0. Not inlined, for
     /// the stack's sake.
     #[inline(never)]
@@ -131,10 +122,11 @@ impl Sight<'_> {
 
     #[inline(always)]
     fn last_of_client(&self, own_ready: bool, affinity_ns: u64) -> Option<Answer> {
-        let last = CLIENTS.get_ptr_mut(&self.question.client)?;
-        // SAFETY: as for an entry of FLOWS; it may be another client's meanwhile.
+        let last = CLIENTS.get_ptr_mut(&client(self.flow, self.service))?;
+        // SAFETY: the kernel frees no entry of a table that is allocated as a whole. It may give this one to another client
+        // meanwhile: then this flow goes where that one's does, as if its own entry had been evicted a moment before.
         let last = unsafe { &mut *last };
-        if self.question.now.saturating_sub(last.last_seen_ns) > affinity_ns {
+        if self.now.saturating_sub(last.last_seen_ns) > affinity_ns {
             return None;
         }
         let answer = if last.peer == KEPT {
@@ -146,13 +138,8 @@ impl Sight<'_> {
                 peer: last.peer,
             }
         };
-        last.last_seen_ns = self.question.now;
+        last.last_seen_ns = self.now;
         Some(answer)
-    }
-
-    #[inline(always)]
-    fn service(&self) -> u32 {
-        self.question.client.service as u32
     }
 }
 
@@ -178,17 +165,21 @@ impl Answer {
 
 /// Affinity: the client's next flows go where this one goes.
 #[inline(always)]
-pub fn keep_client_with(passage: &Passage, peer: u32) {
+pub fn keep_client_with(passage: &Passage, peer: u16) {
     if affinity_ns(passage.service()) == 0 {
         return;
     }
-    let flow = Flow {
+    let flow = LastFlow {
         last_seen_ns: passage.now,
-        peer,
+        peer: if peer == NO_PEER { KEPT } else { peer.into() },
         service: passage.service(),
     };
     // A table that refuses is like one that forgets.
-    let _ = CLIENTS.insert(&client(passage), &flow, u64::from(BPF_ANY));
+    let _ = CLIENTS.insert(
+        &client(passage.flow, passage.service()),
+        &flow,
+        u64::from(BPF_ANY),
+    );
 }
 
 #[inline(always)]
@@ -197,10 +188,10 @@ pub fn affinity_ns(service: u32) -> u64 {
 }
 
 #[inline(always)]
-fn client(passage: &Passage) -> ClientKey {
+fn client(flow: &FlowKey, service: u32) -> ClientKey {
     ClientKey {
-        client: passage.packet.flow.client,
-        service: passage.service().into(),
+        client: flow.client,
+        service: service.into(),
     }
 }
 
@@ -220,13 +211,9 @@ impl Peers for Sight<'_> {
 
     #[inline(always)]
     fn candidate(&self, index: u32) -> Option<Candidate> {
-        let Question {
-            interface,
-            family,
-            now,
-            ..
-        } = *self.question;
-        let peer = living_peer(index).filter(|peer| u32::from(peer.families) & family != 0)?;
+        let Self { interface, now, .. } = *self;
+        let family = self.flow.client.family();
+        let peer = living_peer(index).filter(|peer| peer.families & family != 0)?;
         if interface != 0 && (peer.interface != interface || peer.tunnel != 0) {
             return None;
         }
@@ -234,7 +221,7 @@ impl Peers for Sight<'_> {
         if now.saturating_sub(peer.last_report_ns) > self.settings.timeout_ns {
             return None;
         }
-        Candidate::from_report(LOADS.get(index * MAX_SERVICES + self.service())?)
+        Candidate::from_report(LOADS.get(index * MAX_SERVICES + self.service)?)
     }
 
     #[inline(always)]
@@ -270,7 +257,7 @@ unsafe extern "C" fn look(step: u32, walk: *mut Walk) -> i64 {
 /// Whether the local stack has a socket for this very flow, so that its first packet was kept before.
 #[inline(always)]
 pub fn has_socket(passage: &Passage) -> bool {
-    socket_of(passage.frame.ctx().as_ptr(), &passage.packet.flow)
+    socket_of(passage.frame.ctx().as_ptr(), passage.flow)
 }
 
 /// Not inlined: the stack that its tuple takes is free again when it returns.

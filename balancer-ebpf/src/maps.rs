@@ -6,9 +6,10 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
+use balancer_common::table::FlowSet;
 use balancer_common::types::{
-    Address, ClientKey, Connections, Counters, Event, Flow, FlowKey, HalfOpenSet, Identity,
-    MAX_PEERS, MAX_SERVICES, Mac, Peer, PeerCounters, PeerLoad, Port, Service, Settings,
+    Address, ClientKey, Connections, Counters, Event, FlowKey, Identity, LastFlow, MAX_PEERS,
+    MAX_SERVICES, Mac, Peer, PeerCounters, PeerLoad, Port, Service, Settings,
 };
 
 const PEER_SLOTS: usize = MAX_PEERS as usize;
@@ -38,17 +39,18 @@ pub static LOADS: Array<PeerLoad, { PEER_SLOTS * SERVICE_SLOTS }> = Array::new()
 #[btf_map]
 pub static CONNECTIONS: Array<Connections, SERVICE_SLOTS> = Array::new();
 
-/// See `memory.rs`. Mappable, so that a set is a cache line: the kernel begins such a map on a page. The daemon sets its size.
-#[btf_map]
-pub static HALF_OPEN: Array<HalfOpenSet, 65_536, { BPF_F_MMAPABLE as usize }> = Array::new();
-
 /// Where clients' last flows went, for services with affinity.
 #[btf_map]
-pub static CLIENTS: LruHashMap<ClientKey, Flow, 65_536> = LruHashMap::new();
+pub static CLIENTS: LruHashMap<ClientKey, LastFlow, 65_536> = LruHashMap::new();
 
-/// Flows of which more than first packets were seen: those that are steered, and UDP's that are kept. The daemon sets its size.
+/// See `memory.rs`. Mappable: the daemon walks through it without asking the kernel for each set, and places are a cache line, since the kernel
+/// begins such a map on a page. The daemon sets its size.
 #[btf_map]
-pub static FLOWS: LruHashMap<FlowKey, Flow, 1_048_576> = LruHashMap::new();
+pub static FLOWS: Array<FlowSet, 262_144, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// The flow of the packet that the CPU handles.
+#[btf_map]
+pub static FLOW_AT_HAND: PerCpuArray<FlowKey, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuArray<Counters, { SERVICE_SLOTS + 1 }> = PerCpuArray::new();

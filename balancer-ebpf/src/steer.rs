@@ -1,18 +1,18 @@
 //! The way of a packet of a service.
 
-use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use balancer_common::hash::flow_hash;
+use balancer_common::table::{CLOSING, HALF_OPEN, NO_PEER, OPEN_TCP, OPEN_UDP, Place, millis};
 use balancer_common::types::{
-    ASSUMED, Address, FOREIGN, Flow, HELD, HalfOpen, Identity, KEPT, NO_PEER, PEER_ALIVE, Peer,
-    Reason, SAME_FLOW_NS, SAME_PACKET_NS, Settings, UDP_FLOW_NS,
+    ASSUMED, Address, FOREIGN, FlowKey, HELD, Identity, PEER_ALIVE, Peer, Reason, SAME_PACKET_NS,
+    Settings,
 };
 use balancer_common::wire::{self, Kind, Packet};
 
 use crate::carry::Verdict;
 use crate::choice;
-use crate::maps::{FLOWS, IDENTITIES, PEER_MACS, PEERS};
-use crate::memory::{forget, recall, remember};
+use crate::maps::{FLOW_AT_HAND, IDENTITIES, PEER_MACS, PEERS};
+use crate::memory::Spot;
 use crate::packet::XdpFrame;
 
 /// `CLOCK_MONOTONIC`, to a few milliseconds.
@@ -25,117 +25,123 @@ pub fn now() -> u64 {
 /// A packet on its way.
 pub struct Passage<'a> {
     pub frame: &'a XdpFrame<'a>,
+    /// But for its flow.
     pub packet: Packet,
+    /// Its flow, which would take too much of the stack.
+    pub flow: &'static FlowKey,
+    /// The hash of its flow under the secret seed.
+    pub tag: u64,
     /// Its service's entry in `COUNTERS`: one more than the index into `SERVICES`.
     pub entry: u32,
     pub settings: &'static Settings,
     pub now: u64,
 }
 
-impl Passage<'_> {
+impl<'a> Passage<'a> {
+    #[inline(always)]
+    pub fn new(
+        frame: &'a XdpFrame<'a>,
+        packet: Packet,
+        entry: u32,
+        settings: &'static Settings,
+    ) -> Option<Self> {
+        let flow = FLOW_AT_HAND.get_ptr_mut(0)?;
+        // SAFETY: each CPU has one, and handles one packet at a time.
+        let flow = unsafe { &mut *flow };
+        *flow = packet.flow;
+        Some(Self {
+            frame,
+            packet,
+            flow,
+            tag: flow_hash(flow, settings.seed),
+            entry,
+            settings,
+            now: now(),
+        })
+    }
+
     #[inline(always)]
     pub fn verdict(&self) -> Verdict {
         match self.packet.kind {
-            Kind::Tcp | Kind::Udp => match self.known_flow() {
-                Some(verdict) => verdict,
-                None => self.unknown_flow(),
-            },
+            Kind::Tcp | Kind::Udp => self.flow(),
             Kind::Fragment => self.fragment(),
             Kind::Error => self.error(),
         }
     }
 
-    /// A flow that has an entry in FLOWS.
     #[inline(always)]
-    fn known_flow(&self) -> Option<Verdict> {
-        let entry = FLOWS.get_ptr_mut(&self.packet.flow)?;
-        // SAFETY: the kernel frees no entry of a table that is allocated as a whole. It may give this one to another flow
-        // meanwhile: then this packet goes where that one does, as if its own entry had been evicted a moment before.
-        let flow = unsafe { &mut *entry };
-        let idle = self.now.saturating_sub(flow.last_seen_ns);
-        let ended = if self.is_udp() {
-            idle > UDP_FLOW_NS
-        } else {
-            self.packet.opens() && idle > SAME_FLOW_NS
-        };
-        let lost = flow.peer != KEPT && living_peer(flow.peer).is_none();
-        if ended || lost {
-            let _ = FLOWS.remove(&self.packet.flow);
-            return (!ended && !self.is_first()).then_some(Verdict::Local(Reason::FALLEN_BACK));
-        }
-        if flow.peer != KEPT && self.from_peer() {
-            return Some(Verdict::Local(Reason::NOT_STEERED_TWICE));
-        }
-        flow.last_seen_ns = self.now;
-        Some(match flow.peer {
-            KEPT => Verdict::Local(Reason::LOCAL),
-            peer => Verdict::Forward(Reason::STEERED, peer),
-        })
-    }
-
-    #[inline(always)]
-    fn unknown_flow(&self) -> Verdict {
-        let tag = self.hash();
-        if let Some(verdict) = self.half_open(tag) {
+    fn flow(&self) -> Verdict {
+        if let Some(verdict) = self.known_flow() {
             return verdict;
         }
         if self.is_first() {
-            self.first_packet(tag)
+            self.first_packet()
         } else {
             self.stranger()
         }
     }
 
-    /// A flow of which only first packets were seen. None: it isn't known, or is to be decided on anew.
+    /// A flow that has a place in FLOWS. None: it hasn't, or is to be decided on anew.
     #[inline(always)]
-    fn half_open(&self, tag: u64) -> Option<Verdict> {
-        let flow = recall(tag, self.settings.half_open_mask, self.now)?;
-        let lost = flow.peer != NO_PEER && living_peer(flow.peer.into()).is_none();
-        if lost && !self.is_first() {
-            return Some(Verdict::Local(Reason::FALLEN_BACK));
+    fn known_flow(&self) -> Option<Verdict> {
+        let mut spot = Spot::of(self.tag, self.settings.flows_mask)?;
+        let flow = *spot.place();
+        let steered = flow.peer != NO_PEER;
+        let ended = flow.has_ended(self.now, self.packet.opens());
+        let lost = steered && living_peer(flow.peer.into()).is_none();
+        if ended || lost {
+            spot.place().tag = 0;
+            return (!ended && !self.is_first()).then_some(Verdict::Local(Reason::FALLEN_BACK));
         }
-        if !lost && flow.peer != NO_PEER && self.from_peer() {
-            return Some(if self.packet.opens() {
+        let repeated = flow.state == HALF_OPEN && self.packet.opens();
+        if steered && self.from_peer() {
+            return Some(if repeated {
                 Verdict::Admit(Reason::NOT_STEERED_TWICE)
             } else {
                 Verdict::Local(Reason::NOT_STEERED_TWICE)
             });
         }
-        if !lost && self.packet.opens() {
-            return Some(self.repeated(&flow));
+        spot.place().seen_ms = millis(self.now);
+        if !repeated {
+            self.go_on(&mut spot, flow);
         }
-        // If it is decided anew and kept, its later packets must not find this entry. One that goes on keeps it: while this CPU
-        // enters the flow in FLOWS, another may have its third packet, and not find it there yet.
-        if lost || (flow.peer == NO_PEER && !self.is_udp()) {
-            forget(tag, self.settings.half_open_mask);
-        }
-        (!lost).then(|| self.second_packet(&flow))
+        Some(match (steered, repeated) {
+            (false, false) => Verdict::Local(Reason::LOCAL),
+            (false, true) => Verdict::Local(Reason::KEPT_REPEATED),
+            (true, false) => Verdict::Forward(Reason::STEERED, flow.peer.into()),
+            (true, true) => Verdict::Forward(Reason::STEERED_REPEATED, flow.peer.into()),
+        })
     }
 
-    /// The first packet of a TCP flow that was decided on a moment ago.
+    /// Remembers what the packet tells of its flow, if that is anything new.
     #[inline(always)]
-    fn repeated(&self, flow: &HalfOpen) -> Verdict {
-        match flow.peer {
-            NO_PEER => Verdict::Local(Reason::KEPT_REPEATED),
-            peer => Verdict::Forward(Reason::STEERED_REPEATED, peer.into()),
+    fn go_on(&self, spot: &mut Spot, flow: Place) {
+        if flow.state == HALF_OPEN {
+            // It is more than a SYN of a flood.
+            choice::keep_client_with(self, flow.peer);
+            if flow.peer == NO_PEER && !self.is_udp() {
+                // The kernel's own socket knows of it.
+                spot.place().tag = 0;
+                return;
+            }
+            spot.set_flow(self.flow, self.now);
+            spot.place().state = self.state();
+        } else if (flow.state == OPEN_TCP && self.packet.closes())
+            || (flow.state == CLOSING && self.packet.opens())
+        {
+            spot.place().state = self.state();
         }
     }
 
-    /// Another packet of a flow of which first ones were seen: it is more than a SYN of a flood.
+    /// The state of a flow that this packet is not the first of.
     #[inline(always)]
-    fn second_packet(&self, flow: &HalfOpen) -> Verdict {
-        let peer = match flow.peer {
-            NO_PEER => KEPT,
-            peer => peer.into(),
-        };
-        choice::keep_client_with(self, peer);
-        // Of a TCP flow that is kept the kernel's own socket knows.
-        if peer != KEPT || self.is_udp() {
-            self.establish(peer);
-        }
-        match peer {
-            KEPT => Verdict::Local(Reason::LOCAL),
-            peer => Verdict::Forward(Reason::STEERED, peer),
+    fn state(&self) -> u8 {
+        if self.is_udp() {
+            OPEN_UDP
+        } else if self.packet.closes() {
+            CLOSING
+        } else {
+            OPEN_TCP
         }
     }
 
@@ -154,34 +160,56 @@ impl Passage<'_> {
 
     /// The first packet of a flow: S201 to S209.
     #[inline(always)]
-    fn first_packet(&self, tag: u64) -> Verdict {
+    fn first_packet(&self) -> Verdict {
         let verdict = match self.identity() {
             Some(identity) => match identity.kind {
-                HELD | ASSUMED => choice::choose(self, tag),
+                HELD | ASSUMED => choice::choose(self),
                 FOREIGN => Verdict::Admit(Reason::GUEST),
                 _ => return Verdict::Local(Reason::NOT_OURS),
             },
             None => return Verdict::Local(Reason::NOT_OURS),
         };
-        let peer = match verdict {
-            Verdict::Steer(_, peer) => peer as u16,
+        match verdict {
+            Verdict::Steer(_, peer) if !self.remember(self.tag, peer as u16) => {
+                Verdict::Admit(Reason::KEPT_NO_ROOM)
+            }
             // A TCP flow that is kept needs no memory: its socket tells. But the client's next ones may have to follow.
             Verdict::Admit(_) if self.is_udp() || choice::affinity_ns(self.service()) != 0 => {
-                NO_PEER
+                self.remember(self.tag, NO_PEER);
+                verdict
             }
-            _ => return verdict,
+            _ => verdict,
+        }
+    }
+
+    /// Remembers where a flow goes, or a fragmented packet. False: there is no room.
+    #[inline(always)]
+    pub fn remember(&self, tag: u64, peer: u16) -> bool {
+        let Some(mut spot) = Spot::for_flow(tag, self.settings.flows_mask, self.now) else {
+            return false;
         };
-        let (mask, service) = (self.settings.half_open_mask, self.service());
-        remember(tag, mask, self.now, peer, service);
-        verdict
+        *spot.place() = Place {
+            tag,
+            seen_ms: millis(self.now),
+            peer,
+            service: self.service() as u8,
+            state: HALF_OPEN,
+        };
+        true
+    }
+
+    /// What is known of the flow.
+    #[inline(always)]
+    fn recall(&self) -> Option<Place> {
+        Spot::of(self.tag, self.settings.flows_mask).map(|mut spot| *spot.place())
     }
 
     /// A later fragment follows its first one.
     #[inline(always)]
     fn fragment(&self) -> Verdict {
-        match recall(self.hash(), self.settings.half_open_mask, self.now) {
+        match self.recall() {
             Some(packet) if packet.is_fresh(self.now, SAME_PACKET_NS) => {
-                self.follow(Reason::STEERED_FRAGMENT, packet.peer.into())
+                self.follow(Reason::STEERED_FRAGMENT, packet.peer)
             }
             _ => Verdict::Local(Reason::LOCAL),
         }
@@ -190,18 +218,17 @@ impl Passage<'_> {
     /// An ICMP error follows the flow that it is about.
     #[inline(always)]
     fn error(&self) -> Verdict {
-        // SAFETY: one word is read, at once.
-        if let Some(flow) = unsafe { FLOWS.get(&self.packet.flow) } {
-            return self.follow(Reason::STEERED_ERROR, flow.peer);
-        }
-        match recall(self.hash(), self.settings.half_open_mask, self.now) {
-            Some(flow) => self.follow(Reason::STEERED_ERROR, flow.peer.into()),
-            None => Verdict::Local(Reason::LOCAL),
+        match self.recall() {
+            Some(flow) if !flow.has_ended(self.now, false) => {
+                self.follow(Reason::STEERED_ERROR, flow.peer)
+            }
+            _ => Verdict::Local(Reason::LOCAL),
         }
     }
 
     #[inline(always)]
-    fn follow(&self, reason: Reason, peer: u32) -> Verdict {
+    fn follow(&self, reason: Reason, peer: u16) -> Verdict {
+        let peer = peer.into();
         if living_peer(peer).is_none() || self.from_peer() {
             return Verdict::Local(Reason::LOCAL);
         }
@@ -221,9 +248,10 @@ impl Passage<'_> {
             return Verdict::Local(Reason::DECAPSULATED);
         }
         if self.is_udp() {
-            let (tag, mask) = (self.hash(), self.settings.half_open_mask);
-            let known = recall(tag, mask, self.now).is_some();
-            remember(tag, mask, self.now, NO_PEER, self.service());
+            let known = self
+                .recall()
+                .is_some_and(|flow| !flow.has_ended(self.now, false));
+            self.remember(self.tag, NO_PEER);
             if known {
                 return Verdict::Local(Reason::DECAPSULATED);
             }
@@ -232,19 +260,8 @@ impl Passage<'_> {
     }
 
     #[inline(always)]
-    fn establish(&self, peer: u32) {
-        let flow = Flow {
-            last_seen_ns: self.now,
-            peer,
-            service: self.service(),
-        };
-        // A table that refuses is like one that forgets.
-        let _ = FLOWS.insert(&self.packet.flow, &flow, u64::from(BPF_ANY));
-    }
-
-    #[inline(always)]
     fn identity(&self) -> Option<Identity> {
-        identity(&self.packet.flow.identity)
+        identity(&self.flow.identity)
     }
 
     /// Whether this is how flows begin: of UDP each packet may be.
@@ -262,12 +279,6 @@ impl Passage<'_> {
     #[inline(always)]
     pub fn service(&self) -> u32 {
         self.entry.wrapping_sub(1)
-    }
-
-    /// The flow's hash under the secret seed.
-    #[inline(always)]
-    pub fn hash(&self) -> u64 {
-        flow_hash(&self.packet.flow, self.settings.seed)
     }
 
     /// Whether a peer sent the frame: then it was steered already, or is the peer's own request.

@@ -15,7 +15,7 @@ use crate::choice::words;
 use crate::forward::{Way, give_up, leave};
 use crate::maps::{PEERS, SETTINGS};
 use crate::packet::XdpFrame;
-use crate::steer::{Passage, identity, now};
+use crate::steer::{Passage, identity};
 
 /// TTL of what this server makes itself, Linux' default.
 const HOPS: u8 = 64;
@@ -393,13 +393,7 @@ fn guests_fate(frame: &XdpFrame) -> Option<Fate> {
         },
         None => NO_SERVICE,
     };
-    let passage = Passage {
-        frame,
-        packet: headers.packet(),
-        entry,
-        settings,
-        now: now(),
-    };
+    let passage = Passage::new(frame, headers.packet(), entry, settings)?;
     Some(carry_out(&passage, passage.unpacked()))
 }
 

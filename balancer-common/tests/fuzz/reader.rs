@@ -55,7 +55,7 @@ pub fn read(frame: &[u8]) -> Result<Packet, No> {
         return read_error(body, &ip, packet);
     }
     if ip.later {
-        packet.flow = packet.fragments();
+        packet.flow = balancer_common::wire::fragments(&packet.flow, packet.id);
         return Ok(packet);
     }
     let least = if ip.protocol == TCP { 20 } else { 8 };

@@ -1,5 +1,6 @@
 //! The servers that packets are given to, and the runs.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,6 +10,7 @@ use aya::{Ebpf, include_bytes_aligned};
 use balancer::datapath::{Datapath, STEER, Tables};
 use balancer_common::bench::{HEAD_WORDS, Variation};
 use balancer_common::decide::Policy;
+use balancer_common::table::Flow;
 use balancer_common::types::{Address, FAMILY_V6, FOREIGN, Identity, MAX_PEERS, Service};
 
 use crate::cases::{Case, Flows, HERE, HERE_V6, Others};
@@ -17,10 +19,10 @@ use crate::server::{PEER_ADDRESS, PEER_ADDRESS_V6, Server, WWW};
 
 /// Packets of a case in each round.
 const REPEAT: u32 = 262_144;
-/// Flows that can be half open at a time without a loss: `HALF_OPEN` holds 262,144, four to a set, and a fifth evicts one.
+/// Flows that go on before the next ones begin.
 const PORTION: u32 = 4_096;
-/// Entries of FLOWS.
-const FULL: u32 = 1_048_576;
+/// Open flows in a FLOWS that is full: half its places; the others are half open.
+const FULL: u32 = 524_288;
 
 /// First client of the flows that fill FLOWS.
 const OLD: Ipv4Addr = Ipv4Addr::new(30, 0, 0, 0);
@@ -114,7 +116,7 @@ impl Bench {
             (Flows::Many, Others::Full) => (OLD, FULL - 1, FULL / 65_536, 65_536),
             (Flows::New, _) => (NEW, u32::MAX, 1, REPEAT),
         };
-        // New flows must go on before HALF_OPEN forgets them, and not fill FLOWS in all rounds together.
+        // New flows must go on before FLOWS gives their places to the next.
         let (portion, portions) = if case.flows == Flows::New && !case.history.is_empty() {
             (PORTION, 4u8)
         } else {
@@ -143,10 +145,16 @@ impl Bench {
             time.outer += self.run(&case.frame, case.enclosed, idle, portion)?;
             time.measured += self.run(&case.frame, case.enclosed, run, portion)?;
         }
+        self.forget_new(case.others)?;
         let counted = self.counted(case)? - before - prepared;
         let packets = portion * u32::from(portions);
+        // In a full table a few flows of ten thousand lose their places to others, or find none.
+        let lost = match case.others {
+            Others::None => 0,
+            Others::Full => packets / 1_000,
+        };
         ensure!(
-            counted == u64::from(packets),
+            (packets - lost..=packets).contains(&(counted as u32)),
             "{}: of {packets} packets, `{}` counted {counted}: the others went another way",
             case.name,
             case.counter
@@ -157,7 +165,7 @@ impl Bench {
         })
     }
 
-    /// Fills each server's `HALF_OPEN`, and FLOWS of the one that has a full one.
+    /// Gives each server a FLOWS that has seen many flows begin, and one of them a full one.
     fn fill(&mut self) -> Result<()> {
         for (others, history, client, mask, flows) in [
             (Others::None, &[FIRST][..], NEW, u32::MAX, 128 * PORTION),
@@ -180,7 +188,23 @@ impl Bench {
         Ok(())
     }
 
-    /// Gives a run's flows these packets, in portions that `HALF_OPEN` can hold.
+    /// Lets the new flows that went on be forgotten, lest those of all rounds together fill FLOWS.
+    fn forget_new(&mut self, others: Others) -> Result<()> {
+        let view = self.server(others).maps().flows.view()?;
+        let is_new = |flow: &Flow| {
+            let [.., a, b, c, d] = flow.key.client.octets;
+            (NEW..OLD).contains(&Ipv4Addr::new(a, b, c, d))
+        };
+        let new: HashSet<u64> = view
+            .flows()
+            .filter(|(_, flow)| is_new(flow))
+            .map(|(place, _)| place.tag)
+            .collect();
+        view.forget(|place| new.contains(&place.tag));
+        Ok(())
+    }
+
+    /// Gives a run's flows these packets, in portions that FLOWS holds for certain.
     fn pass(&mut self, packets: &[Segment], run: Variation, flows: u32) -> Result<()> {
         for start in (0..flows).step_by(PORTION as usize) {
             let portion = Variation {

@@ -3,8 +3,8 @@
 use std::io::{self, BufWriter, Write as _};
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context as _, Result};
-use balancer_common::types::{Flow, FlowKey, KEPT};
+use anyhow::Result;
+use balancer_common::table::{CLOSING, Flow, HALF_OPEN, NO_PEER, Place};
 use balancer_common::wire::UDP;
 use clap::Args;
 use serde::Serialize;
@@ -32,8 +32,12 @@ struct KnownFlow {
     destination: SocketAddr,
     /// None: it is kept here.
     peer: Option<String>,
+    /// Since its second packet.
+    age_ms: u64,
     /// Since its last packet.
     idle_ms: u64,
+    /// Its client has sent its FIN, or a reset.
+    closing: bool,
 }
 
 impl Flows {
@@ -42,14 +46,14 @@ impl Flows {
         let names = instance.peer_names();
         let now = clock::monotonic();
         let mut out = BufWriter::new(io::stdout().lock());
-        for entry in &maps.flows {
-            let (key, flow) = entry.context("cannot read the flows")?;
-            let peer = if flow.peer == KEPT {
+        let view = maps.flows.view()?;
+        for (place, flow) in view.flows() {
+            let peer = if place.peer == NO_PEER {
                 None
             } else {
-                Some(names.of(maps.peers.get(&flow.peer, 0)?.id))
+                Some(names.of(maps.peers.get(&place.peer.into(), 0)?.id))
             };
-            let known = known(&key, &flow, peer, now.0);
+            let known = known(place, &flow, peer, now.0);
             if self.json {
                 writeln!(out, "{}", serde_json::to_string(&known)?)?;
             } else {
@@ -57,13 +61,20 @@ impl Flows {
             }
         }
         if !self.json {
-            writeln!(out, "half-open: {}", maps.half_open.count(now.0)?)?;
+            let half_open =
+                |place: &Place| place.state == HALF_OPEN && !place.has_ended(now.0, true);
+            writeln!(
+                out,
+                "half-open: {}",
+                view.places().filter(half_open).count()
+            )?;
         }
         Ok(out.flush()?)
     }
 }
 
-fn known(key: &FlowKey, flow: &Flow, peer: Option<String>, now: u64) -> KnownFlow {
+fn known(place: Place, flow: &Flow, peer: Option<String>, now: u64) -> KnownFlow {
+    let key = &flow.key;
     KnownFlow {
         protocol: if key.protocol == u32::from(UDP) {
             "udp"
@@ -73,19 +84,23 @@ fn known(key: &FlowKey, flow: &Flow, peer: Option<String>, now: u64) -> KnownFlo
         client: SocketAddr::new(IpAddr::from(key.client), key.client_port),
         destination: SocketAddr::new(IpAddr::from(key.identity), key.port),
         peer,
-        idle_ms: now.saturating_sub(flow.last_seen_ns) / 1_000_000,
+        age_ms: now.saturating_sub(flow.opened_ns) / 1_000_000,
+        idle_ms: place.age_ms(now).into(),
+        closing: place.state == CLOSING,
     }
 }
 
 fn line(flow: &KnownFlow) -> String {
     format!(
-        "{} {:<21} -> {:<21}  {:<19} idle {:>7}",
+        "{} {:<21} -> {:<21}  {:<19} for {:>7}, idle {:>7}{}",
         flow.protocol,
         flow.client.to_string(),
         flow.destination.to_string(),
         flow.peer
             .as_ref()
             .map_or_else(|| "kept here".to_owned(), |peer| format!("to {peer}")),
+        duration(flow.age_ms),
         duration(flow.idle_ms),
+        if flow.closing { ", closing" } else { "" },
     )
 }

@@ -103,9 +103,8 @@ fn text(Shown { status, tables }: &Shown) -> String {
     }
     if let Some(tables) = tables {
         text += &format!(
-            "\nflows\n  room for {}, and {} half-open; the maps take {} MiB of kernel memory\n",
+            "\nflows\n  room for {}; the maps take {} MiB of kernel memory\n",
             tables.flows_size,
-            tables.half_open_size,
             tables.memory >> 20,
         );
     }

@@ -191,7 +191,6 @@ impl ExchangeTable {
 )]
 struct TablesTable {
     flows: Option<FlowCount>,
-    half_open: Option<FlowCount>,
 }
 
 impl TablesTable {
@@ -199,7 +198,6 @@ impl TablesTable {
         let default = Tables::default();
         Tables {
             flows: self.flows.map_or(default.flows, |count| count.0),
-            half_open: self.half_open.map_or(default.half_open, |count| count.0),
         }
     }
 }

@@ -38,7 +38,6 @@ interface = "eth1"
 
 [tables]
 flows = 2048
-half_open = 1024
 
 [takeover]
 require = "majority"
@@ -152,10 +151,7 @@ fn every_key_has_its_effect() {
             ],
             interface: Some("eth1".parse().unwrap()),
         },
-        tables: Tables {
-            flows: 2_048,
-            half_open: 1_024,
-        },
+        tables: Tables { flows: 2_048 },
         takeover: Require::Majority,
         services: vec![
             Service {

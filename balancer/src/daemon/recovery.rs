@@ -189,6 +189,7 @@ impl Running {
     /// Enters the flows that peers have on identities of this server's.
     pub(super) fn on_flows(&mut self, me: ServerId, flows: &[FlowAt]) -> Result<()> {
         let now = clock::monotonic();
+        let ledger = recovered::Ledger::open(&self.datapath.maps)?;
         for flow in flows {
             let Some(sought) = self.recovery.sought.get_mut(&flow.identity.ip()) else {
                 continue;
@@ -202,8 +203,7 @@ impl Running {
                 .zip(services)
                 .find(|(_, service)| serves(service, flow));
             if let (Some((service, _)), Some(peer)) = (service, self.table.slot(flow.owner)) {
-                recovered::enter(&mut self.datapath.maps, flow, peer, service, now)?;
-                sought.entered += 1;
+                sought.entered += u64::from(ledger.enter(flow, peer, service, now));
             }
         }
         Ok(())

@@ -9,9 +9,10 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use balancer_common::decide::{self, Candidate, Own, Peers, Verdict};
 use balancer_common::hash::flow_hash;
+use balancer_common::table::{HALF_OPEN, NO_PEER};
 use balancer_common::types::{
-    ASSUMED, ClientKey, FOREIGN, FlowKey, HELD, KEPT, MAX_SERVICES, NO_PEER, PEER_ALIVE, Peer,
-    PeerLoad, Reason, SAME_FLOW_NS, Settings, UDP_FLOW_NS, load_of, millis,
+    ASSUMED, ClientKey, FOREIGN, FlowKey, HELD, KEPT, MAX_SERVICES, PEER_ALIVE, Peer, PeerLoad,
+    Reason, Settings, load_of,
 };
 use balancer_common::wire::{TCP, UDP};
 use serde::Serialize;
@@ -154,41 +155,45 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
         }
     }
 
-    /// What the flow tables say of the flow.
+    /// What FLOWS says of the flow.
     fn remembered(&self, key: &FlowKey) -> Result<Option<End>> {
-        let tcp = self.protocol == Protocol::Tcp;
-        if let Ok(flow) = self.maps.flows.get(key, 0) {
-            let age = self.now.saturating_sub(flow.last_seen_ns);
-            let limit = if tcp { SAME_FLOW_NS } else { UDP_FLOW_NS };
-            if let Some(slot) = self.known("FLOWS", flow.peer, age, limit)? {
-                return Ok(Some(end_of(slot, Reason::LOCAL, Reason::STEERED)));
-            }
-        }
-        let Some(flow) = self
-            .maps
-            .half_open
-            .get(flow_hash(key, self.settings.seed))?
-        else {
+        let tag = flow_hash(key, self.settings.seed);
+        let Some(flow) = self.maps.flows.view()?.get(tag) else {
             return Ok(None);
         };
-        let age_ms = millis(self.now).wrapping_sub(flow.seen_ms);
-        let peer = if flow.peer == NO_PEER {
-            KEPT
+        let tcp = self.protocol == Protocol::Tcp;
+        let seconds = flow.age_ms(self.now) / 1_000;
+        if flow.has_ended(self.now, tcp) {
+            let text = format!("FLOWS has an entry, {seconds} s old: this is a new flow");
+            self.say("flow", text);
+            return Ok(None);
+        }
+        let repeated = tcp && flow.state == HALF_OPEN;
+        if flow.peer == NO_PEER {
+            let text = format!("FLOWS keeps it here, last packet {seconds} s ago");
+            self.say("flow", text);
+            let reason = if repeated {
+                Reason::KEPT_REPEATED
+            } else {
+                Reason::LOCAL
+            };
+            return Ok(Some((Outcome::Keep, None, reason)));
+        }
+        let slot = u32::from(flow.peer);
+        let (peer, name) = (self.maps.peers.get(&slot, 0)?, self.peer_name(slot)?);
+        if peer.state != PEER_ALIVE {
+            let text = format!("FLOWS steers it to {name}, whose host is dead: this is a new flow");
+            self.say("flow", text);
+            return Ok(None);
+        }
+        let text = format!("FLOWS steers it to {name}, last packet {seconds} s ago");
+        self.say("flow", text);
+        let reason = if repeated {
+            Reason::STEERED_REPEATED
         } else {
-            flow.peer.into()
+            Reason::STEERED
         };
-        let (kept, steered) = if tcp {
-            (Reason::KEPT_REPEATED, Reason::STEERED_REPEATED)
-        } else {
-            (Reason::LOCAL, Reason::STEERED)
-        };
-        let slot = self.known(
-            "HALF_OPEN",
-            peer,
-            u64::from(age_ms) * 1_000_000,
-            SAME_FLOW_NS,
-        )?;
-        Ok(slot.map(|slot| end_of(slot, kept, steered)))
+        Ok(Some((Outcome::Steer, Some(slot), reason)))
     }
 
     fn decide(&self, service: u32, key: &FlowKey) -> Result<End> {
@@ -308,38 +313,6 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
         self.say("S203", text);
     }
 
-    /// The slot that an entry of a flow steers to (or [`KEPT`]), if the program still goes by it.
-    fn known(&self, map: &str, slot: u32, age_ns: u64, limit_ns: u64) -> Result<Option<u32>> {
-        let seconds = age_ns / 1_000_000_000;
-        if age_ns > limit_ns {
-            self.say(
-                "flow",
-                format!("{map} has an entry, {seconds} s old: this is a new flow"),
-            );
-            return Ok(None);
-        }
-        if slot == KEPT {
-            self.say(
-                "flow",
-                format!("{map} keeps it here, last packet {seconds} s ago"),
-            );
-            return Ok(Some(slot));
-        }
-        let (peer, name) = (self.maps.peers.get(&slot, 0)?, self.peer_name(slot)?);
-        if peer.state != PEER_ALIVE {
-            self.say(
-                "flow",
-                format!("{map} steers it to {name}, whose host is dead: this is a new flow"),
-            );
-            return Ok(None);
-        }
-        self.say(
-            "flow",
-            format!("{map} steers it to {name}, last packet {seconds} s ago"),
-        );
-        Ok(Some(slot))
-    }
-
     fn peer_name(&self, slot: u32) -> Result<String> {
         Ok((self.name)(self.maps.peers.get(&slot, 0)?.id))
     }
@@ -413,14 +386,6 @@ impl<N: Fn(u64) -> String> Peers for Looks<'_, N> {
             self.story.say("S205", text);
         }
         candidate
-    }
-}
-
-fn end_of(slot: u32, kept: Reason, steered: Reason) -> End {
-    if slot == KEPT {
-        (Outcome::Keep, None, kept)
-    } else {
-        (Outcome::Steer, Some(slot), steered)
     }
 }
 

@@ -9,15 +9,16 @@ use std::path::Path;
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use balancer_common::table::FlowSet;
 use balancer_common::types::{
-    Address, ClientKey, Connections, Counters, Flow, FlowKey, HalfOpenSet, Identity, MAX_PEERS,
-    MAX_SERVICES, Mac, Peer, PeerCounters, PeerLoad, Port, Service, Settings,
+    Address, ClientKey, Connections, Counters, Identity, LastFlow, MAX_PEERS, MAX_SERVICES, Mac,
+    Peer, PeerCounters, PeerLoad, Port, Service, Settings,
 };
 
-use super::half_open::HalfOpenTable;
+use super::flows::FlowTable;
 
 /// The programs' maps: name (also that of the pin), size of a key, size of a value.
-pub const MAPS: [(&str, usize, usize); 13] = [
+pub const MAPS: [(&str, usize, usize); 12] = [
     ("SETTINGS", 4, size_of::<Settings>()),
     ("PORTS", 4, size_of::<Port>()),
     ("SERVICES", 4, size_of::<Service>()),
@@ -26,9 +27,8 @@ pub const MAPS: [(&str, usize, usize); 13] = [
     ("PEER_MACS", size_of::<Mac>(), 4),
     ("LOADS", 4, size_of::<PeerLoad>()),
     ("CONNECTIONS", 4, size_of::<Connections>()),
-    ("HALF_OPEN", 4, size_of::<HalfOpenSet>()),
-    ("CLIENTS", size_of::<ClientKey>(), size_of::<Flow>()),
-    ("FLOWS", size_of::<FlowKey>(), size_of::<Flow>()),
+    ("CLIENTS", size_of::<ClientKey>(), size_of::<LastFlow>()),
+    ("FLOWS", 4, size_of::<FlowSet>()),
     ("COUNTERS", 4, size_of::<Counters>()),
     ("PEER_COUNTERS", 4, size_of::<PeerCounters>()),
 ];
@@ -50,12 +50,10 @@ pub struct Maps {
     loads: Array<MapData, PeerLoad>,
     /// CONNECTIONS.
     pub connections: Array<MapData, Connections>,
-    /// `HALF_OPEN`.
-    pub half_open: HalfOpenTable,
     /// CLIENTS.
-    pub clients: HashMap<MapData, ClientKey, Flow>,
+    pub clients: HashMap<MapData, ClientKey, LastFlow>,
     /// FLOWS.
-    pub flows: HashMap<MapData, FlowKey, Flow>,
+    pub flows: FlowTable,
     counters: PerCpuArray<MapData, Counters>,
     peer_counters: PerCpuArray<MapData, PeerCounters>,
 }
@@ -91,9 +89,8 @@ impl Maps {
             peer_macs: open(pin_dir, "PEER_MACS")?,
             loads: open(pin_dir, "LOADS")?,
             connections: open(pin_dir, "CONNECTIONS")?,
-            half_open: HalfOpenTable::new(open(pin_dir, "HALF_OPEN")?),
             clients: open(pin_dir, "CLIENTS")?,
-            flows: open(pin_dir, "FLOWS")?,
+            flows: FlowTable::open(pin_dir)?,
             counters: open(pin_dir, "COUNTERS")?,
             peer_counters: open(pin_dir, "PEER_COUNTERS")?,
         })

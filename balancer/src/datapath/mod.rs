@@ -4,7 +4,7 @@
 
 pub mod connections;
 pub mod explain;
-pub mod half_open;
+pub mod flows;
 pub mod host;
 pub mod interface;
 pub mod link_watch;
@@ -29,7 +29,7 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader};
 
-use balancer_common::types::WAYS;
+use balancer_common::table::WAYS;
 
 use self::interface::{Interface, XdpState};
 use self::maps::{MAPS, Maps};
@@ -57,24 +57,19 @@ pub enum Mode {
 /// How many flows the tables of new maps hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tables {
-    /// Of `FLOWS`: flows that are steered, and UDP's that are kept.
+    /// Of `FLOWS`: flows that are steered, and UDP's that are kept. Rounded up to a power of two.
     pub flows: u32,
-    /// Of `HALF_OPEN`: flows of which only first packets were seen. Rounded up to a power of two.
-    pub half_open: u32,
 }
 
 impl Default for Tables {
     fn default() -> Self {
-        Self {
-            flows: 1_048_576,
-            half_open: 262_144,
-        }
+        Self { flows: 1_048_576 }
     }
 }
 
 impl Tables {
-    fn half_open_sets(self) -> u32 {
-        self.half_open.div_ceil(WAYS as u32).next_power_of_two()
+    fn flow_sets(self) -> u32 {
+        self.flows.div_ceil(WAYS as u32).next_power_of_two()
     }
 }
 
@@ -92,8 +87,7 @@ impl Datapath {
     pub fn load(pin_dir: &Path, tables: Tables) -> Result<Self> {
         maps::check_layout(pin_dir)?;
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries("FLOWS", tables.flows);
-        loader.map_max_entries("HALF_OPEN", tables.half_open_sets());
+        loader.map_max_entries("FLOWS", tables.flow_sets());
         for (name, ..) in MAPS {
             loader.map_pin_path(name, pin_dir.join(name));
         }

@@ -55,7 +55,7 @@ pub fn settings(
         seed,
         peers,
         macs: macs(interfaces.iter().map(|interface| interface.mac)),
-        half_open_mask: maps.half_open.mask(),
+        flows_mask: maps.flows.mask(),
         ..before
     })
 }

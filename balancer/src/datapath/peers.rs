@@ -5,11 +5,10 @@ use std::iter;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use aya::Pod;
 use aya::maps::{HashMap, MapData};
 use balancer_common::types::{
-    ASSUMED, Address, FOREIGN, Flow, HELD, Identity, MAX_PEERS, Mac, OFFERED, PEER_ALIVE,
-    PEER_DEAD, PEER_NONE, Peer, PeerLoad, READY, SERVER,
+    ASSUMED, Address, ClientKey, FOREIGN, HELD, Identity, LastFlow, MAX_PEERS, Mac, OFFERED,
+    PEER_ALIVE, PEER_DEAD, PEER_NONE, Peer, PeerLoad, READY, SERVER,
 };
 use ipnet::IpNet;
 
@@ -259,9 +258,9 @@ impl PeerTable {
             maps.peers.set(slot, Peer::default(), 0)?;
             maps.reset_peer_counters(slot)?;
             // Flows are steered by slot: none may be left for whoever gets it next.
-            drop_flows_to(&mut maps.flows, slot);
-            drop_flows_to(&mut maps.clients, slot);
-            maps.half_open.forget_peer(slot)?;
+            let flows = maps.flows.view()?;
+            flows.forget(|flow| u32::from(flow.peer) == slot);
+            drop_clients_of(&mut maps.clients, slot);
         }
         self.set_macs(maps)?;
         own::set_identities(maps, &self.identities())
@@ -463,16 +462,16 @@ impl PeerTable {
     }
 }
 
-fn drop_flows_to<K: Pod>(flows: &mut HashMap<MapData, K, Flow>, slot: u32) {
-    let gone: Vec<_> = flows
+fn drop_clients_of(clients: &mut HashMap<MapData, ClientKey, LastFlow>, slot: u32) {
+    let gone: Vec<_> = clients
         .iter()
         .filter_map(Result::ok)
-        .filter(|(_, flow)| flow.peer == slot)
+        .filter(|(_, last)| last.peer == slot)
         .map(|(key, _)| key)
         .collect();
     for key in gone {
         // The program may have evicted it meanwhile.
-        let _ = flows.remove(&key);
+        let _ = clients.remove(&key);
     }
 }
 

@@ -3,44 +3,58 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result};
-use aya::maps::MapError;
-use balancer_common::types::{Address, Flow, FlowKey, KEPT, UDP_FLOW_NS};
+use balancer_common::hash::flow_hash;
+use balancer_common::table::{Flow, NO_PEER, OPEN_TCP, OPEN_UDP, Place, millis};
+use balancer_common::types::{Address, FlowKey};
 use balancer_common::wire::UDP;
 
+use super::flows::FlowView;
 use super::maps::Maps;
 use crate::cluster::{FlowAt, Timestamp};
 
-/// `BPF_NOEXIST` of `linux/bpf.h`.
-const IF_NEW: u64 = 1;
+/// The table, for flows to be entered.
+pub struct Ledger<'a> {
+    view: &'a FlowView,
+    seed: u64,
+}
 
-/// Has the packets of a flow sent on to the peer in slot `peer` from now on. One that isn't sure doesn't change what is known.
-pub fn enter(
-    maps: &mut Maps,
-    flow: &FlowAt,
-    peer: u32,
-    service: u32,
-    now: Timestamp,
-) -> Result<()> {
-    let key = FlowKey {
-        client: Address::from(flow.client.ip()),
-        identity: Address::from(flow.identity.ip()),
-        client_port: flow.client.port(),
-        port: flow.identity.port(),
-        protocol: flow.protocol.into(),
-    };
-    let value = Flow {
-        last_seen_ns: now.0,
-        peer,
-        service,
-    };
-    let flags = if flow.sure { 0 } else { IF_NEW };
-    match maps.flows.insert(key, value, flags) {
-        Err(MapError::SyscallError(error))
-            if error.io_error.kind() == std::io::ErrorKind::AlreadyExists =>
-        {
-            Ok(())
+impl<'a> Ledger<'a> {
+    /// Opens it.
+    pub fn open(maps: &'a Maps) -> Result<Self> {
+        let settings = maps.settings.get(&0, 0);
+        Ok(Self {
+            view: maps.flows.view()?,
+            seed: settings.context("cannot read the map SETTINGS")?.seed,
+        })
+    }
+
+    /// Has the packets of a flow sent on to the peer in slot `peer` from now on. One that isn't sure doesn't change what is known. False:
+    /// the table has no room for it.
+    pub fn enter(&self, flow: &FlowAt, peer: u32, service: u32, now: Timestamp) -> bool {
+        let key = FlowKey {
+            client: Address::from(flow.client.ip()),
+            identity: Address::from(flow.identity.ip()),
+            client_port: flow.client.port(),
+            port: flow.identity.port(),
+            protocol: flow.protocol.into(),
+        };
+        let tag = flow_hash(&key, self.seed);
+        if !flow.sure && self.view.get(tag).is_some() {
+            return true;
         }
-        entered => entered.context("cannot enter a flow in the map FLOWS"),
+        let place = Place {
+            tag,
+            seen_ms: millis(now.0),
+            peer: peer as u16,
+            service: service as u8,
+            state: if flow.protocol == UDP {
+                OPEN_UDP
+            } else {
+                OPEN_TCP
+            },
+        };
+        let opened_ns = now.0;
+        self.view.enter(place, Flow { key, opened_ns }, now.0)
     }
 }
 
@@ -63,17 +77,15 @@ pub fn each(
     now: Timestamp,
     mut visit: impl FnMut(Entry),
 ) -> Result<()> {
-    for entry in &maps.flows {
-        let (key, flow) = entry.context("cannot read the map FLOWS")?;
+    let view = maps.flows.view()?;
+    for (place, Flow { key, .. }) in view.flows() {
         let identity = IpAddr::from(key.identity);
-        let ended =
-            key.protocol == u32::from(UDP) && now.0.saturating_sub(flow.last_seen_ns) > UDP_FLOW_NS;
-        if identities.contains(&identity) && !ended {
+        if identities.contains(&identity) && !place.has_ended(now.0, false) {
             visit(Entry {
                 protocol: key.protocol as u8,
                 client: SocketAddr::new(IpAddr::from(key.client), key.client_port),
                 identity: SocketAddr::new(identity, key.port),
-                peer: (flow.peer != KEPT).then_some(flow.peer),
+                peer: (place.peer != NO_PEER).then_some(place.peer.into()),
             });
         }
     }

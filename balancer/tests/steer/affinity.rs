@@ -1,6 +1,6 @@
 //! Affinity: a client's flows stay together.
 
-use balancer_common::types::{ClientKey, Flow, PEER_DEAD};
+use balancer_common::types::{ClientKey, LastFlow, PEER_DEAD};
 
 use crate::frame::{CLIENT, DATAGRAM, FIRST, SECOND};
 use crate::server::{Server, WWW, before};
@@ -73,7 +73,7 @@ fn it_ends_with_its_time() {
         (80_000_000_000, "steered_by_affinity", 0),
         (91_000_000_000, "steered_new", 1),
     ] {
-        let last = Flow {
+        let last = LastFlow {
             last_seen_ns: before(age),
             peer: 0,
             service: WWW,

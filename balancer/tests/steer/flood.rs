@@ -6,7 +6,6 @@ use aya::maps::{Array, ProgramArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, include_bytes_aligned};
 use balancer::datapath::STEER;
-use balancer::exchange::clock;
 use balancer_common::bench::{HEAD_WORDS, Variation};
 
 use crate::frame::{FIRST, FIRST_V6, Segment};
@@ -15,7 +14,7 @@ use crate::server::Server;
 const FLOWS: u16 = 1_000;
 /// Spoofed SYNs of each family.
 const FLOOD: u32 = 500_000;
-const HALF_OPEN_SLOTS: usize = 65_536;
+const PLACES: usize = 65_536;
 
 #[test]
 fn a_million_spoofed_syns_evict_no_established_flow() {
@@ -44,11 +43,12 @@ fn a_million_spoofed_syns_evict_no_established_flow() {
         flows.len() as u32 + 2 * FLOOD,
         "all steered"
     );
-    assert_eq!(server.maps().flows.keys().count(), flows.len());
-    let half_open = server.maps().half_open.count(clock::monotonic().0).unwrap();
+    let view = server.maps().flows.view().unwrap();
+    assert_eq!(view.flows().count(), flows.len());
+    let taken = view.places().count();
     assert!(
-        (HALF_OPEN_SLOTS * 9 / 10..=HALF_OPEN_SLOTS).contains(&half_open),
-        "the flood fills HALF_OPEN: {half_open} entries"
+        (PLACES * 99 / 100..=PLACES).contains(&taken),
+        "the flood fills FLOWS: {taken} places"
     );
     for flow in &flows {
         server.steers(&flow.second(), 0, "steered");

@@ -1,8 +1,10 @@
 //! Later packets of flows, and flows whose peer is lost.
 
-use balancer_common::types::{PEER_DEAD, SAME_FLOW_NS};
+use balancer::datapath::Tables;
+use balancer_common::table::{BUSY_FLOW_NS, CLOSING, OPEN_TCP, SAME_FLOW_NS};
+use balancer_common::types::PEER_DEAD;
 
-use crate::frame::{FIRST, SECOND};
+use crate::frame::{DATAGRAM, FIRST, SECOND, Segment};
 use crate::server::{Server, TIMEOUT_NS, WWW, before, key};
 
 #[test]
@@ -19,16 +21,14 @@ fn a_flow_stays_with_its_peer() {
 
     server.steers(&SECOND, 0, "steered");
     let entry = server.flow(&SECOND).unwrap();
-    assert_eq!((entry.peer, entry.service), (0, WWW));
+    assert_eq!((entry.peer, entry.service), (0, WWW as u8));
+    let view = server.maps().flows.view().unwrap();
+    let keys: Vec<_> = view.flows().map(|(_, flow)| flow.key).collect();
+    assert_eq!(keys, [key(&SECOND)]);
 
-    // The half-open entry stays: another CPU may have the third packet before FLOWS has the flow.
-    assert_eq!(server.half_open(&SECOND).unwrap().peer, 0);
-    let _ = server.maps().flows.remove(&key(&SECOND));
-    server.steers(&SECOND, 0, "steered");
-    assert_eq!(server.flow(&SECOND).unwrap().peer, 0);
     server.age(&SECOND, SAME_FLOW_NS / 2);
     server.steers(&SECOND, 0, "steered");
-    assert!(server.flow(&SECOND).unwrap().last_seen_ns > before(SAME_FLOW_NS / 4));
+    assert!(server.flow(&SECOND).unwrap().age_ms(before(0)) < 1_000);
     // And own load has no say.
     server.set_own_load(0);
     server.steers(&SECOND, 0, "steered");
@@ -88,6 +88,7 @@ fn a_dead_peers_flows_fall_back() {
     // Of a half-open one.
     server.passes(&SECOND.frame(), Some(WWW), "fallen_back");
     server.set_peer(0, |_| {});
+    server.steers(&FIRST, 0, "steered_new");
     server.steers(&SECOND, 0, "steered");
     server.set_peer(0, |peer| peer.state = PEER_DEAD);
     // Of an established one.
@@ -123,6 +124,96 @@ fn a_silent_peer_keeps_its_flows() {
     server.steers(&SECOND, 0, "steered");
     server.steers(&SECOND, 0, "steered");
     server.steers(&FIRST.numbered(1), 1, "steered_new");
+}
+
+#[test]
+fn a_flow_that_ends_is_marked_and_one_that_begins_anew_is_not() {
+    let Some(mut server) = two_peers() else {
+        return;
+    };
+    let (fin, rst) = (0x11, 0x04);
+    for flags in [fin, rst] {
+        server.steers(&FIRST, 0, "steered_new");
+        server.steers(&SECOND, 0, "steered");
+        assert_eq!(server.flow(&SECOND).unwrap().state, OPEN_TCP);
+        let last = SECOND.with_flags(flags);
+        server.steers(&last, 0, "steered");
+        assert_eq!(server.flow(&SECOND).unwrap().state, CLOSING);
+        // Its client's last acknowledgement.
+        server.steers(&SECOND, 0, "steered");
+        assert_eq!(server.flow(&SECOND).unwrap().state, CLOSING);
+        // In the other end's TIME-WAIT.
+        server.steers(&FIRST, 0, "steered");
+        assert_eq!(server.flow(&SECOND).unwrap().state, OPEN_TCP);
+        server.age(&FIRST, SAME_FLOW_NS + 1_000_000_000);
+    }
+}
+
+/// A table of eight places, so that all flows have the same two sets.
+#[test]
+fn a_new_flow_is_kept_where_all_places_are_busy() {
+    let Some(mut server) = Server::with_tables(Tables { flows: 8 }) else {
+        return;
+    };
+    server.add_peer(1_000);
+    server.set_load(0, |report| report.cost = 0);
+    server.set_own_load(9_000);
+    let mut flows: Vec<Segment> = Vec::new();
+    for flow in (0..1_000).map(|number| FIRST.numbered(number)) {
+        if flows.len() == 8 {
+            break;
+        }
+        // Of those whose two sets are one, each has four places only.
+        if server.sets(&flow) == 2 {
+            server.steers(&flow, 0, "steered_new");
+            server.steers(&flow.second(), 0, "steered");
+            flows.push(flow);
+        }
+    }
+    let next = (1_000..2_000).map(|number| FIRST.numbered(number));
+    let next = next
+        .into_iter()
+        .find(|flow| server.sets(flow) == 2)
+        .unwrap();
+    server.admits(&next, "kept_no_room");
+    for flow in &flows {
+        server.steers(&flow.second(), 0, "steered");
+    }
+    // One that is idle gives its place up.
+    server.age(&flows[3], BUSY_FLOW_NS + 1_000_000_000);
+    server.steers(&next, 0, "steered_new");
+    assert_eq!(server.flow(&flows[3]), None);
+    // And a flood takes no second one.
+    for flow in (2_000..2_100).map(|number| FIRST.numbered(number)) {
+        if server.sets(&flow) == 2 {
+            server.steers(&flow, 0, "steered_new");
+        }
+    }
+    let left = flows.iter().filter(|flow| server.flow(flow).is_some());
+    assert_eq!(left.count(), 7);
+}
+
+/// Two datagrams make a UDP flow, from whatever address: they are not to push TCP out.
+#[test]
+fn udp_takes_no_place_of_a_busy_tcp_flow() {
+    let Some(mut server) = Server::with_tables(Tables { flows: 1_024 }) else {
+        return;
+    };
+    server.add_peer(1_000);
+    server.set_load(0, |report| report.cost = 0);
+    server.set_own_load(9_000);
+    let flows: Vec<_> = (0..200).map(|number| FIRST.numbered(number)).collect();
+    for flow in &flows {
+        server.steers(flow, 0, "steered_new");
+        server.steers(&flow.second(), 0, "steered");
+    }
+    for datagram in (0..5_000).map(|number| DATAGRAM.numbered(number)) {
+        server.run(&datagram.frame());
+        server.run(&datagram.frame());
+    }
+    for flow in &flows {
+        server.steers(&flow.second(), 0, "steered");
+    }
 }
 
 /// An overloaded server with two peers, of which the first has less load.

@@ -99,11 +99,11 @@ fn bpftool_prints_every_field() {
     server.set_service(|service| service.affinity_ns = 0);
     server.steers(&FIRST.numbered(2), 0, "steered_new");
 
-    let flow = "client octets identity client_port port protocol last_seen_ns peer service";
+    let flow = "places tag seen_ms peer service state flows key client octets identity client_port port protocol opened_ns";
     let fields = [
         (
             "SETTINGS",
-            "timeout_ns netns_cookie seed trace_until_ns grace_until_ns peers redirect assumed half_open_mask macs \
+            "timeout_ns netns_cookie seed trace_until_ns grace_until_ns peers redirect assumed flows_mask macs \
              tunnel_v4 tunnel_v6",
         ),
         ("PORTS", "tcp udp"),
@@ -119,12 +119,11 @@ fn bpftool_prints_every_field() {
         ("PEER_MACS", "octets"),
         ("LOADS", "load cost sent weight flags"),
         ("CONNECTIONS", "open arrived established steered"),
-        ("HALF_OPEN", "ways tag seen_ms peer service"),
         ("CLIENTS", "client octets service last_seen_ns peer"),
         ("FLOWS", flow),
         (
             "COUNTERS",
-            "not_ours local guest kept_below_level kept_no_candidate kept_for_peer kept_by_affinity kept_repeated \
+            "not_ours local guest kept_below_level kept_no_candidate kept_for_peer kept_by_affinity kept_no_room kept_repeated \
              steered_new steered_not_ready steered_by_affinity steered_repeated steered steered_fragment steered_error \
              fallen_back not_steered_twice hop_limit too_big decapsulated tunnel_spoofed tunnel_refused not_exposed grace \
              odd untold errors",

@@ -6,10 +6,10 @@ use balancer::datapath::maps::Maps;
 use balancer::datapath::{Datapath, Tables};
 use balancer::exchange::clock;
 use balancer_common::hash::flow_hash;
+use balancer_common::table::{Flow, HALF_OPEN, Place, millis, sets_of};
 use balancer_common::types::{
-    Address, FAMILY_V4, FAMILY_V6, FOREIGN, Flow, FlowKey, HELD, HalfOpen, Identity,
-    MAX_INTERFACES, MAX_SERVICES, Mac, OFFERED, PEER_ALIVE, Peer, PeerLoad, Port, READY, SERVER,
-    Service, Settings, cost_of, millis,
+    Address, FAMILY_V4, FAMILY_V6, FOREIGN, FlowKey, HELD, Identity, MAX_INTERFACES, MAX_SERVICES,
+    Mac, OFFERED, PEER_ALIVE, Peer, PeerLoad, Port, READY, SERVER, Service, Settings, cost_of,
 };
 
 use crate::frame::{IDENTITY, IDENTITY_V6, OUR_MAC, Segment, Transport};
@@ -49,10 +49,7 @@ impl Server {
     /// `None`, and says so: there are no privileges to load programs.
     pub fn new() -> Option<Self> {
         // Fewer flows than there can be: each test makes tables of its own.
-        Self::with_tables(Tables {
-            flows: 65_536,
-            half_open: 65_536,
-        })
+        Self::with_tables(Tables { flows: 65_536 })
     }
 
     /// As above, with tables of this size.
@@ -113,7 +110,7 @@ impl Server {
 
     pub fn set_settings(&mut self, change: impl FnOnce(&mut Settings)) {
         let mut settings = Settings {
-            half_open_mask: self.maps().half_open.mask(),
+            flows_mask: self.maps().flows.mask(),
             timeout_ns: TIMEOUT_NS,
             seed: SEED,
             peers: self.peers,
@@ -187,12 +184,24 @@ impl Server {
         self.maps().load(slot, WWW).unwrap().sent
     }
 
-    pub fn half_open(&mut self, segment: &Segment) -> Option<HalfOpen> {
-        self.maps().half_open.get(tag(segment)).unwrap()
+    /// What is known of the segment's flow while only first packets of it were seen.
+    pub fn half_open(&mut self, segment: &Segment) -> Option<Place> {
+        self.place(segment).filter(|flow| flow.state == HALF_OPEN)
     }
 
-    pub fn flow(&mut self, segment: &Segment) -> Option<Flow> {
-        self.maps().flows.get(&key(segment), 0).ok()
+    /// What is known of it after that.
+    pub fn flow(&mut self, segment: &Segment) -> Option<Place> {
+        self.place(segment).filter(|flow| flow.state != HALF_OPEN)
+    }
+
+    /// In how many sets of `FLOWS` the segment's flow can be: two, or one that is both.
+    pub fn sets(&mut self, segment: &Segment) -> usize {
+        let [first, second] = sets_of(tag(segment), self.maps().flows.mask());
+        1 + usize::from(first != second)
+    }
+
+    fn place(&mut self, segment: &Segment) -> Option<Place> {
+        self.maps().flows.view().unwrap().get(tag(segment))
     }
 
     /// Loads the programs again, on the pins that are there.
@@ -200,18 +209,23 @@ impl Server {
         self.datapath = Datapath::load(self.pins.path(), Tables::default()).unwrap();
     }
 
-    /// Makes the flow's entries in `HALF_OPEN` and `FLOWS` this old.
+    /// Makes the last packet of the segment's flow this old.
     pub fn age(&mut self, segment: &Segment, nanoseconds: u64) {
-        let key = key(segment);
-        let maps = self.maps();
-        if let Ok(mut flow) = maps.flows.get(&key, 0) {
-            flow.last_seen_ns = before(nanoseconds);
-            maps.flows.insert(key, flow, 0).unwrap();
-        }
-        if let Some(mut flow) = maps.half_open.get(tag(segment)).unwrap() {
-            flow.seen_ms = millis(before(nanoseconds));
-            maps.half_open.insert(flow).unwrap();
-        }
+        let place = Place {
+            seen_ms: millis(before(nanoseconds)),
+            ..self.place(segment).expect("the flow is known")
+        };
+        self.enter(segment, place);
+    }
+
+    /// Enters a flow as the programs would.
+    pub fn enter(&mut self, segment: &Segment, place: Place) {
+        let flow = Flow {
+            key: key(segment),
+            opened_ns: before(0),
+        };
+        let view = self.maps().flows.view().unwrap();
+        assert!(view.enter(place, flow, before(0)), "no room");
     }
 }
 

@@ -73,7 +73,10 @@ fn what_comes_out_of_a_tunnel_is_a_guest() {
             assert_eq!((outcome.action, outcome.arrived), (Action::Pass, 1));
             assert_eq!(outcome.frame, expected);
             for _ in 0..2 {
-                server.age(&first, 50_000_000_000);
+                // Of a UDP flow.
+                if server.half_open(&first).is_some() {
+                    server.age(&first, 50_000_000_000);
+                }
                 let outcome = server.receive(&enclosed(&second(first).frame(), family));
                 assert_eq!(outcome.counted, [(Some(WWW), "decapsulated", 1)]);
                 assert_eq!((outcome.action, outcome.arrived), (Action::Pass, 0));

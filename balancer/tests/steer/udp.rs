@@ -1,6 +1,7 @@
 //! UDP: every packet may be a flow's first, and no socket tells of those that are kept.
 
-use balancer_common::types::{KEPT, NO_PEER, PEER_DEAD, UDP_FLOW_NS};
+use balancer_common::table::{NO_PEER, UDP_FLOW_NS};
+use balancer_common::types::PEER_DEAD;
 
 use crate::frame::{DATAGRAM, DATAGRAM_V6, Segment, TAG, TWO_TAGS, Transport};
 use crate::server::{FOREIGN_IDENTITY, FOREIGN_IDENTITY_V6, Server, WWW};
@@ -31,7 +32,7 @@ fn a_kept_flow_stays_whatever_comes() {
         for _ in 0..3 {
             server.passes(&datagram.frame(), Some(WWW), "local");
         }
-        assert_eq!(server.flow(&datagram).unwrap().peer, KEPT);
+        assert_eq!(server.flow(&datagram).unwrap().peer, NO_PEER);
         server.steers(&datagram.numbered(1), 0, "steered_new");
     }
 }
