@@ -177,7 +177,7 @@ impl FlowSet {
             if offer > best {
                 best = offer;
             }
-            room += (rank >= SPARE) as u64;
+            room += u64::from(rank >= SPARE);
         }
         Offer(best | room << 48)
     }
