@@ -142,9 +142,13 @@ impl FlowView {
         unsafe { self.pointers(slot).0.read_volatile() }
     }
 
+    #[expect(
+        clippy::cast_ptr_alignment,
+        reason = "the kernel maps memory by the page"
+    )]
     fn pointers(&self, Slot { set, way }: Slot) -> (*mut Place, *mut Flow) {
         assert!(set <= self.mask && way < WAYS, "no such place");
-        // SAFETY: the mapping has `mask + 1` sets; it begins on a page.
+        // SAFETY: the mapping has `mask + 1` sets.
         unsafe {
             let set = self.memory.as_mut_ptr().cast::<FlowSet>().add(set as usize);
             let (places, flows) = (&raw mut (*set).places, &raw mut (*set).flows);
