@@ -1,5 +1,6 @@
 //! The daemon and the command line of balancer, as a library: the binary, the tests and the tools use it.
 
+pub mod agent;
 pub mod ask;
 pub mod cli;
 pub mod cluster;

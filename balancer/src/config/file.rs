@@ -16,7 +16,7 @@ use super::{
     level::{Level, Levels, Margin, PolicyName, Weight},
     load_probe::LoadProbeTable,
     ports::PortRange,
-    service::{self, Affinity, AffinityName, Capacity, CapacityRate, FlowCount},
+    service::{self, Affinity, AffinityName, AgentAddress, Capacity, CapacityRate, FlowCount},
     value::{
         Group, Identity, InterfaceName, Interval, KeyPath, Name, PeerAddress, Span, Value, value,
     },
@@ -267,6 +267,7 @@ struct ServiceTable {
     overload: Option<Level>,
     margin: Option<Margin>,
     policy: Option<PolicyName>,
+    agent: Option<AgentAddress>,
     check: Option<Spanned<CheckTable>>,
 }
 
@@ -301,6 +302,7 @@ fn services(tables: Vec<Spanned<ServiceTable>>, levels: Levels) -> Result<Vec<Se
             capacity_rate: table.capacity_rate.map(|CapacityRate(rate)| rate),
             affinity,
             levels: levels.or(table.overload, table.margin, table.policy),
+            agent: table.agent.map(|AgentAddress(address)| address),
             check: table.check.map(CheckTable::resolve).transpose()?,
         });
     }

@@ -227,7 +227,7 @@ impl Config {
             let services: Vec<_> = config
                 .services
                 .iter()
-                .map(|service| (service.name.clone(), service.ports.clone()))
+                .map(|service| (service.name.clone(), service.ports.clone(), service.agent))
                 .collect();
             [
                 ("server.name", KNOWN, server.name.to_string()),
@@ -252,7 +252,7 @@ impl Config {
                     format!("{:?}", exchange.interface),
                 ),
                 (
-                    "name or ports of a service",
+                    "name, ports or agent of a service",
                     KERNEL,
                     format!("{services:?}"),
                 ),

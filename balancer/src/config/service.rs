@@ -1,6 +1,6 @@
 //! A service, and what services of one server must not have in common.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use balancer_common::{types::MAX_SERVICES, wire::TUNNEL_PORT};
 
@@ -11,7 +11,13 @@ use super::{
     value::{Name, Value, value},
 };
 
-value!(AffinityName, Capacity, CapacityRate, FlowCount);
+value!(
+    AffinityName,
+    AgentAddress,
+    Capacity,
+    CapacityRate,
+    FlowCount
+);
 
 /// A service that this server offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +34,8 @@ pub struct Service {
     pub affinity: Affinity,
     /// When this server keeps a new flow, and who gets it else.
     pub levels: Levels,
+    /// Where a proxy before the cluster can ask how it is.
+    pub agent: Option<SocketAddr>,
     /// How it is checked. A service without a check counts as healthy.
     pub check: Option<Check>,
 }
@@ -80,6 +88,20 @@ impl Value for AffinityName {
             "client" => Some(Self::Client),
             _ => None,
         }
+    }
+}
+
+/// Where to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AgentAddress(pub(super) SocketAddr);
+
+impl Value for AgentAddress {
+    const WANTED: &'static str =
+        "an address to listen at: write ADDRESS:PORT, as in \"10.0.0.101:9919\" or \"[::]:9919\"";
+
+    fn read(text: &str) -> Option<Self> {
+        let address: SocketAddr = text.parse().ok()?;
+        (address.port() != 0 && !address.ip().is_multicast()).then_some(Self(address))
     }
 }
 

@@ -33,6 +33,7 @@ impl ServiceSpec {
             capacity_rate: None,
             affinity: Affinity::Flow,
             levels: levels.or(self.overload, self.margin, self.policy),
+            agent: None,
             check: None,
         }
     }

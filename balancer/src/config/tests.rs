@@ -49,6 +49,7 @@ capacity = 2000
 capacity_rate = 500
 affinity = "client"
 affinity_time = "1h"
+agent = "10.0.0.101:9919"
 check = { http = "http://127.0.0.1:80/healthz", every = "2s", timeout = "200ms", rise = 1, fall = 5 }
 
 [[service]]
@@ -161,6 +162,7 @@ fn every_key_has_its_effect() {
                 capacity_rate: Some(500.try_into().unwrap()),
                 affinity: Affinity::Client(Duration::from_hours(1)),
                 levels: levels("60%", "12.5%", Policy::LeastLoad),
+                agent: Some("10.0.0.101:9919".parse().unwrap()),
                 check: Some(Check {
                     kind: CheckKind::Http {
                         url: "http://127.0.0.1:80/healthz".parse().unwrap(),
@@ -179,6 +181,7 @@ fn every_key_has_its_effect() {
                 capacity_rate: None,
                 affinity: Affinity::Flow,
                 levels: levels("70%", "5%", Policy::RoundRobin),
+                agent: None,
                 check: Some(Check {
                     kind: CheckKind::Tcp {
                         address: "127.0.0.1:30000".parse().unwrap(),
@@ -380,6 +383,7 @@ fn example_shows_the_defaults() {
             "peers",
             "interface",
             "affinity_time",
+            "agent",
             "capacity_rate",
             "probe",
             "check",

@@ -10,6 +10,7 @@ use balancer_common::types::MAX_INTERFACES;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Options;
+use crate::agent::Agents;
 use crate::cluster::{self, Assumed, Cluster, Estate, Home, ServerId};
 use crate::config::Conversation;
 use crate::control::Server;
@@ -40,6 +41,8 @@ pub struct Prepared {
     pub host: Host,
     /// The services with an `[[http]]`.
     pub http: Module,
+    /// Who tells proxies how the services are.
+    pub agents: Agents,
     /// The cluster key's file, if there was none.
     pub new_key: Option<NewKey>,
 }
@@ -84,6 +87,7 @@ impl Prepared {
         };
         let (exchange, new_key) = open_exchange(&options, &interfaces, id, estate).await?;
         let http = Module::start(&options.config, exchange.keyring())?;
+        let agents = Agents::start(&options.config.services).await?;
         Ok(Self {
             options,
             interfaces,
@@ -94,6 +98,7 @@ impl Prepared {
             control,
             host,
             http,
+            agents,
             new_key,
         })
     }

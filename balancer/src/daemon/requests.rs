@@ -54,9 +54,7 @@ impl Running {
         let mut views = Vec::new();
         for (index, service) in (0..).zip(self.services.iter()) {
             let Some(http) = &service.http else { continue };
-            let maps = &self.datapath.maps;
-            let sheet = maps.services.get(&index, 0)?;
-            let load = maps.connections.get(&index, 0)?.load(&sheet);
+            let load = self.load(index)?;
             let peer = |peer: &Peer| {
                 let theirs = offered(&service.config, &peer.report)?;
                 let sent = self.sent.since_report(peer, index);
@@ -68,7 +66,7 @@ impl Running {
                     name: prepared.options.config.server.name.to_string(),
                     address: IpAddr::V4(Ipv4Addr::LOCALHOST),
                     load,
-                    cost: sheet.cost,
+                    cost: 0,
                     sent: Arc::default(),
                     capacity: service.config.capacity.get(),
                     healthy: service.healthy,

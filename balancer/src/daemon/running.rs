@@ -20,6 +20,7 @@ use super::recovery::{Collected, Recovery};
 use super::requests::Sent;
 use super::services::Services;
 use super::warnings::Warnings;
+use crate::agent;
 use crate::cluster::{Link, OwnState, Timestamp};
 use crate::control::Answer;
 use crate::datapath::Datapath;
@@ -217,6 +218,7 @@ impl Running {
             clock::monotonic(),
             prepared.exchange.cluster().timing().period,
         )?;
+        self.tell_agents(prepared)?;
         let blind = self.services.blind();
         let warning =
             blind.map(|reason| format!("accept queues don't count in the load: {reason}"));
@@ -247,6 +249,29 @@ impl Running {
             prepared.http.set_view(&service, view);
         }
         Ok(())
+    }
+
+    /// Lets proxies know how the services are.
+    fn tell_agents(&self, prepared: &Prepared) -> Result<()> {
+        for (index, service) in self.services.iter().enumerate() {
+            if service.config.agent.is_none() {
+                continue;
+            }
+            let state = agent::State {
+                load: self.load(index as u32)?,
+                healthy: service.healthy,
+                draining: self.drain.is_active(),
+            };
+            prepared.agents.set(index, state);
+        }
+        Ok(())
+    }
+
+    /// A service's load at this moment, as the program reckons it.
+    pub(super) fn load(&self, service: u32) -> Result<u32> {
+        let maps = &self.datapath.maps;
+        let sheet = maps.services.get(&service, 0)?;
+        Ok(maps.connections.get(&service, 0)?.load(&sheet))
     }
 
     pub(super) fn write_settings(&mut self) -> Result<()> {

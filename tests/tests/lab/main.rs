@@ -3,6 +3,7 @@
 //! They need root. Without it they are skipped, unless `BALANCER_REQUIRE_ROOT` is set.
 
 mod affinity;
+mod agent;
 mod doctor;
 mod drain;
 mod explain;

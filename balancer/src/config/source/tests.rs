@@ -164,7 +164,7 @@ fn one_bad_setting_changes_nothing() {
         ),
         (
             "www.ports=[\"81/tcp\"]",
-            "www.ports=[\"81/tcp\"]: name or ports of a service can't change while balancer runs, since connections in \
+            "www.ports=[\"81/tcp\"]: name, ports or agent of a service can't change while balancer runs, since connections in \
              the kernel go by them: restart it for that",
         ),
         (

@@ -219,6 +219,10 @@ fn wrong_types() {
         WWW,
         &[
             (
+                r#"agent = "9919""#,
+                r#"4:9: "9919" is not an address to listen at: write ADDRESS:PORT, as in "10.0.0.101:9919" or "[::]:9919""#,
+            ),
+            (
                 r#"capacity = "20""#,
                 r#"4:12: invalid type: string "20", expected a capacity: write a whole number from 1 to 100000000, the open connections that mean 100 %"#,
             ),
