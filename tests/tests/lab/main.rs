@@ -17,6 +17,7 @@ mod interfaces;
 mod load;
 mod path_mtu;
 mod recovery;
+mod routing;
 mod sample;
 mod set;
 mod steering;
