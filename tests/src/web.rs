@@ -6,13 +6,13 @@ use std::time::Duration;
 use crate::{Process, Server, until};
 
 /// What [`Server::start_web`] answers with: a line for each thing that it was told.
-pub const TOLD: &str = "method=$request_method\\nuri=$request_uri\\nhost=$http_host\\nfor=$http_x_forwarded_for\\n\
+pub const TOLD: &str = "server={LABEL}\\nmethod=$request_method\\nuri=$request_uri\\nhost=$http_host\\nfor=$http_x_forwarded_for\\n\
                         forwarded=$http_forwarded\\nproto=$http_x_forwarded_proto\\nlength=$http_content_length\\n\
                         coding=$http_transfer_encoding\\nrelayed=$http_balancer_relayed\\nproxied=$proxy_protocol_addr\\n";
 
 impl Server {
-    /// Starts an nginx with these `server` blocks of its configuration; `{DIR}` in them is a directory of its own, and `{TOLD}`
-    /// what it was told. Ready when `ready`, a shell command on this host, succeeds. It ends when what is returned is dropped.
+    /// Starts an nginx with these `server` blocks of its configuration; `{DIR}` in them is a directory of its own, `{LABEL}` what
+    /// the server is called, and `{TOLD}` what it was told. Ready when `ready`, a shell command on this host, succeeds. It ends when what is returned is dropped.
     ///
     /// # Panics
     ///
@@ -23,7 +23,10 @@ impl Server {
         let path = dir.display().to_string();
         // nginx leaves its Unix sockets when it is killed.
         let _ = fs::remove_file(dir.join("web.sock"));
-        let servers = servers.replace("{DIR}", &path).replace("{TOLD}", TOLD);
+        let servers = servers
+            .replace("{DIR}", &path)
+            .replace("{TOLD}", TOLD)
+            .replace("{LABEL}", self.host.label());
         let config = format!(
             "daemon off;
 master_process off;

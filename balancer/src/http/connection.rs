@@ -105,7 +105,7 @@ pub async fn serve(place: Place, stream: TcpStream, sender: SocketAddr) {
             let accepted = config.acceptor.accept(stream);
             if let Some(Ok(stream)) = unless_ended(&watch, accepted).await {
                 let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                speak(stream, h2, client).await;
+                Box::pin(speak(stream, h2, client)).await;
             }
         }
         None => speak(stream, h2, client).await,

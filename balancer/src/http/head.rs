@@ -15,6 +15,8 @@
 //! | CONNECT, TRACE | `route`, here | 405: nobody is to use a server as a way to others, or to see what it was sent |
 //! | `Upgrade` to something else than `websocket` (`h2c`, say) | here | taken out |
 
+use std::net::{IpAddr, SocketAddr};
+
 use hyper::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
@@ -68,11 +70,11 @@ pub fn refusal(parts: &Parts) -> Option<(StatusCode, &'static str)> {
     (!chunked).then_some((StatusCode::NOT_IMPLEMENTED, text))
 }
 
-/// Makes the request ask for `target`, and nothing else.
-pub fn aim(parts: &mut Parts, target: &Target) {
+/// Makes the request ask for `target`, and nothing else. `server`: the host of an HTTP/1.0 request that names none.
+pub fn aim(parts: &mut Parts, target: &Target, server: SocketAddr) {
     parts.uri = Uri::from(target.path_and_query.clone());
     let host = match target.port {
-        _ if target.host.is_empty() => return,
+        _ if target.host.is_empty() => HeaderValue::try_from(server.to_string()),
         Some(port) => HeaderValue::try_from(format!("{}:{port}", target.host)),
         None => HeaderValue::from_str(&target.host),
     };
@@ -130,11 +132,11 @@ pub fn leave_expectation(headers: &mut HeaderMap) {
 
 impl Introduction {
     /// Of a client with this address, that came by TLS or not.
-    pub fn new(address: std::net::IpAddr, tls: bool) -> Self {
+    pub fn new(address: IpAddr, tls: bool) -> Self {
         let scheme = if tls { "https" } else { "http" };
         let node = match address {
-            std::net::IpAddr::V4(address) => format!("{address}"),
-            std::net::IpAddr::V6(address) => format!("\"[{address}]\""),
+            IpAddr::V4(address) => format!("{address}"),
+            IpAddr::V6(address) => format!("\"[{address}]\""),
         };
         let value = |text: &str| {
             HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
@@ -233,7 +235,7 @@ mod tests {
     fn the_request_that_was_matched_is_the_one_that_is_sent_on() {
         let mut parts = parts("GET", "http://A.example:81/x/../y?q=%2e", &[]);
         let target = Target::of(&parts.method, &parts.uri, &parts.headers, false).unwrap();
-        aim(&mut parts, &target);
+        aim(&mut parts, &target, "10.0.0.1:80".parse().unwrap());
         assert_eq!(parts.uri, "/y?q=%2e");
         assert_eq!(parts.headers[HOST], "a.example:81");
     }

@@ -118,7 +118,7 @@ async fn route(
         .router
         .route(&head, &view, now, fastrand::u64(..));
     if let Some(target) = &decision.target {
-        head::aim(&mut parts, target);
+        head::aim(&mut parts, target, client.server);
     }
     let mut response = match &decision.route {
         Route::Here => pass_on(asker, None, parts, body, flight).await,
@@ -171,7 +171,7 @@ async fn pass_on(
     let destination = peer.as_ref().unwrap_or(&client.site.backend);
     parts.version = Version::HTTP_11;
     let answered = if websocket {
-        upgrade::ask(asker, destination, parts, flight).await
+        Box::pin(upgrade::ask(asker, destination, parts, flight)).await
     } else {
         ask(asker, destination, parts, body, flight).await
     };
@@ -235,7 +235,8 @@ async fn exchange(
     loop {
         let (mut link, waited) = match waiting(asker, destination).await {
             Some(link) => (link, true),
-            None => (open(asker, destination).await?, false),
+            // Seldom needed, so it takes no room in each connection.
+            None => (Box::pin(open(asker, destination)).await?, false),
         };
         let again = (waited && repeatable).then(|| copy(&request));
         let lost = match timeout(patience, link.ask(request)).await {

@@ -152,6 +152,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
             let length = self.unread.len().min(buffer.remaining());
             buffer.put_slice(&self.unread[..length]);
             self.unread.advance(length);
+            if self.unread.is_empty() {
+                // Else it would keep its memory.
+                self.unread = Bytes::new();
+            }
         }
         Poll::Ready(Ok(()))
     }

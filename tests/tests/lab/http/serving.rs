@@ -3,53 +3,17 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::Command;
 use std::time::Duration;
 
-use balancer_tests::{Lab, Process, Server, Signal, until};
+use balancer_tests::{Lab, Process, Signal, until};
 
-/// The service's ports: plain, and TLS.
-const CONFIG: &str = "[load]\ncpu = \"0%\"\n\n[[service]]\nname = \"www\"\nports = [\"8000/tcp\", \"8443/tcp\"]\ncapacity = 1000\n\n\
-                      [[http]]\nservice = \"www\"\n";
-
-/// A web server that tells what it was told, on TCP, a Unix socket, and a port that wants the PROXY protocol; `/big` is 10 MB.
-const WEB: &str = "server {
-    listen 127.0.0.1:9000; listen unix:{DIR}/web.sock; listen 127.0.0.1:9001 proxy_protocol;
-    root {DIR};
-    location / { return 200 '{TOLD}'; }
-    location = /big { }
-    location = /slow { limit_rate 20k; }
-}";
-const READY: &str = "curl -sf --unix-socket {DIR}/web.sock http://web/";
-
-fn web(server: &Server) -> Process {
-    let dir = server.dir().join("web");
-    fs::create_dir_all(&dir).unwrap();
-    fs::write(dir.join("big"), vec![b'b'; 10_000_000]).unwrap();
-    fs::write(dir.join("slow"), vec![b's'; 60_000]).unwrap();
-    server.start_web("web", WEB, READY)
-}
+use super::{CONFIG, READY, WEB, certify, curl, url, web};
 
 fn start(lab: &mut Lab, more: &str) -> Process {
     let web = web(lab.server(1));
     let config = lab.config(&format!("{CONFIG}{more}"));
     lab.server_mut(1).attach(&["--config", &config]);
     web
-}
-
-/// What curl prints, from the client.
-fn curl(lab: &Lab, arguments: &[&str]) -> String {
-    let mut command = lab.client.command("curl");
-    let output = command
-        .args(["-s", "--max-time", "20"])
-        .args(arguments)
-        .output()
-        .unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn url(lab: &Lab, path: &str) -> String {
-    format!("http://{}:8000{path}", lab.server(1).address())
 }
 
 #[test]
@@ -72,7 +36,7 @@ fn web_servers_are_told_who_asks_for_what() {
     assert_eq!(
         told,
         format!(
-            "method=GET\nuri=/b?x=1\nhost=www.example.com\nfor={client}\nforwarded=for={client};proto=http\nproto=http\n\
+            "server=web1\nmethod=GET\nuri=/b?x=1\nhost=www.example.com\nfor={client}\nforwarded=for={client};proto=http\nproto=http\n\
              length=\ncoding=\nrelayed=\nproxied=\n"
         )
     );
@@ -353,7 +317,7 @@ fn a_websocket_goes_both_ways() {
     let Some(mut lab) = Lab::new(1) else { return };
     let _web = web(lab.server(1));
     let script = "import socket,threading
-s=socket.create_server(('127.0.0.1',9002))
+s=socket.create_server(('127.0.0.1',9003))
 while True:
     c,_=s.accept()
     def f(c=c):
@@ -370,7 +334,7 @@ while True:
     let mut command = lab.server(1).host.command("python3");
     command.args(["-c", script]);
     let _echo = Process::start(command, &lab.dir().join("logs/websocket.log"));
-    let config = lab.config(&format!("{CONFIG}backend = \"127.0.0.1:9002\"\n"));
+    let config = lab.config(&format!("{CONFIG}backend = \"127.0.0.1:9003\"\n"));
     lab.server_mut(1).attach(&["--config", &config]);
     let address = lab.server(1).address();
     lab.client.enter(|| {
@@ -450,33 +414,4 @@ fn a_port_that_is_taken_is_told_of() {
         assert!(ended.error.contains(part), "{}", ended.error);
     }
     assert_eq!(lab.server(1).dump(), before);
-}
-
-/// A certificate, signed with its own key, for one name.
-fn certify(lab: &Lab, file: &str, name: &str) {
-    let dir = lab.dir();
-    let mut command = Command::new("openssl");
-    command
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "3650",
-        ])
-        .args([
-            "-subj",
-            &format!("/CN={name}"),
-            "-addext",
-            &format!("subjectAltName=DNS:{name}"),
-        ])
-        .arg("-keyout")
-        .arg(dir.join(format!("{file}.key")))
-        .arg("-out")
-        .arg(dir.join(format!("{file}.pem")));
-    assert!(command.output().unwrap().status.success());
 }
