@@ -102,13 +102,13 @@ pub async fn serve(place: Place, stream: TcpStream, sender: SocketAddr) {
     });
     match tls {
         Some(config) => {
-            let accepted = config.acceptor.accept(stream);
+            let accepted = Box::pin(config.acceptor.accept(stream));
             if let Some(Ok(stream)) = unless_ended(&watch, accepted).await {
                 let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 Box::pin(speak(stream, h2, client)).await;
             }
         }
-        None => speak(stream, h2, client).await,
+        None => Box::pin(speak(stream, h2, client)).await,
     }
 }
 
@@ -162,7 +162,8 @@ where
     let limits = client.site.http.limits;
     let service = service_fn({
         let client = client.clone();
-        move |request| request::answer(client.clone(), request)
+        // hyper has room for it as long as the connection is open: for a pointer, if it is boxed.
+        move |request| Box::pin(request::answer(client.clone(), request))
     });
     let stream = TokioIo::new(stream);
     if h2 {
@@ -172,22 +173,23 @@ where
             .max_header_list_size(limits.header_bytes)
             .max_send_buf_size(STREAM_BUFFER_MAX)
             .serve_connection(stream, service);
-        let connection = pin!(connection);
-        drive(connection, http2::Connection::graceful_shutdown, &client).await;
+        let connection = Box::pin(connection);
+        let finish = http2::Connection::graceful_shutdown;
+        drive(connection, finish, &client).await;
     } else {
         let connection = http1::Builder::new()
             .max_headers(limits.headers as usize)
             .max_header_size(limits.header_bytes as usize)
             .serve_connection(stream, service)
             .with_upgrades();
-        let connection = pin!(connection);
+        let connection = Box::pin(connection);
         let finish = http1::UpgradeableConnection::graceful_shutdown;
         drive(connection, finish, &client).await;
     }
 }
 
 /// Serves until the connection is over, or an order says so.
-async fn drive<C: Future>(mut connection: Pin<&mut C>, finish: fn(Pin<&mut C>), client: &Client) {
+async fn drive<C: Future>(mut connection: Pin<Box<C>>, finish: fn(Pin<&mut C>), client: &Client) {
     let watch = client.watch();
     let mut told = false;
     poll_fn(|context| {
