@@ -31,7 +31,7 @@ pub enum Fault {
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
     pub seen: Seen,
-    /// Another server had the address at the end of it.
+    /// Another server had the address, before the first one was well again.
     pub taken: bool,
 }
 
@@ -92,7 +92,7 @@ impl Fault {
         if matches!(self, Self::Dead | Self::Ended) {
             sleep(time_out(interval));
         }
-        let taken = cluster.is_taken();
+        let taken = !matches!(self, Self::Back | Self::Started) && cluster.is_taken();
         match self {
             Self::Stopped => cluster.signal_first(Signal::SIGCONT),
             Self::Killed => cluster.start_first(true),
