@@ -1,6 +1,6 @@
 //! The head of a message: what is refused, what is taken out, what is put in.
 //!
-//! What comes from a client (`docs/http.md` has the rule as a table):
+//! What comes from a client (`docs/http-messages.md` has the rule as a table):
 //!
 //! | what | by whom | then |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! What clients send that is malformed, meant to confuse, or endless: each is refused or made plain, by the rule in docs/http.md.
+//! What clients send that is malformed, meant to confuse, or endless: each is refused or made plain, by the rule in docs/http-messages.md.
 #![expect(clippy::disallowed_methods, reason = "a bound on a wait is real time")]
 
 use std::io::{Read as _, Write as _};
