@@ -108,6 +108,20 @@ fn text(Shown { status, tables }: &Shown) -> String {
             tables.memory >> 20,
         );
     }
+    if status
+        .services
+        .iter()
+        .any(|service| !service.requests.is_empty())
+    {
+        text += "\nrequests\n";
+        for service in status
+            .services
+            .iter()
+            .filter(|service| !service.requests.is_empty())
+        {
+            text += &format!("  {}: {}\n", service.name, counters(&service.requests));
+        }
+    }
     text += "\npackets\n";
     for service in &status.services {
         text += &format!("  {}: {}\n", service.name, counters(&service.packets));

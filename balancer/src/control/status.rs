@@ -131,6 +131,8 @@ pub struct Service {
     pub margin: u32,
     /// How a peer is chosen.
     pub policy: String,
+    /// Its HTTP requests, by what became of them, if it has an `[[http]]`.
+    pub requests: BTreeMap<String, u64>,
     /// Its packets, by what became of them.
     pub packets: BTreeMap<String, u64>,
 }

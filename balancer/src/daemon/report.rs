@@ -63,7 +63,7 @@ pub fn status(running: &Running, prepared: &Prepared) -> Result<Status> {
         changes: running.history.report(clock::monotonic()),
         services: (0..)
             .zip(running.services.iter())
-            .map(|(index, life)| service(running, index, life))
+            .map(|(index, life)| service(running, prepared, index, life))
             .collect::<Result<_>>()?,
         peers: prepared
             .exchange
@@ -97,7 +97,12 @@ fn holder(prepared: &Prepared, identity: &cluster::Identity) -> Holder {
     }
 }
 
-fn service(running: &Running, index: u32, life: &ServiceLife) -> Result<Service> {
+fn service(
+    running: &Running,
+    prepared: &Prepared,
+    index: u32,
+    life: &ServiceLife,
+) -> Result<Service> {
     let maps = &running.datapath.maps;
     let sheet = maps.services.get(&index, 0)?;
     let connections = maps.connections.get(&index, 0)?;
@@ -128,6 +133,7 @@ fn service(running: &Running, index: u32, life: &ServiceLife) -> Result<Service>
         routed: life.routed,
         margin: sheet.margin,
         policy: config.levels.policy.name().to_owned(),
+        requests: named(prepared.http.tally(&config.name)),
         packets: named(maps.counters(Some(index))?.named()),
     })
 }

@@ -22,6 +22,7 @@ pub mod route;
 mod rules;
 mod site;
 mod stream;
+mod tally;
 pub mod target;
 pub mod ticket;
 mod tls;
@@ -116,6 +117,12 @@ impl Module {
         if let Some(service) = self.services.iter().find(|known| known.name == *service) {
             service.set_view(view);
         }
+    }
+
+    /// What became of a service's requests, by name.
+    pub fn tally(&self, service: &Name) -> impl Iterator<Item = (&'static str, u64)> {
+        let known = self.services.iter().find(|known| known.name == *service);
+        known.into_iter().flat_map(|service| service.tally.named())
     }
 
     /// While it finishes, each answer is its connection's last.

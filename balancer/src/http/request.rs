@@ -117,6 +117,7 @@ async fn route(
         .site
         .router
         .route(&head, &view, now, fastrand::u64(..));
+    client.place.service.tally.count(&decision, asker.relayed);
     if let Some(target) = &decision.target {
         head::aim(&mut parts, target, client.server);
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::hop::Seals;
 use super::pool::Destination;
 use super::route::Router;
+use super::tally::Tally;
 use super::ticket::Tickets;
 use super::tls::{self, Tls};
 use super::view::{Server, View};
@@ -27,6 +28,8 @@ pub struct Service {
     pub name: Name,
     /// Threads that serve it.
     pub workers: usize,
+    /// What became of its requests.
+    pub tally: Tally,
     site: RwLock<Arc<Site>>,
     view: RwLock<Arc<View>>,
     warned: AtomicU64,
@@ -107,6 +110,7 @@ impl Service {
         Self {
             name,
             workers,
+            tally: Tally::default(),
             site: RwLock::new(site),
             view: RwLock::new(Arc::new(view)),
             warned: AtomicU64::new(0),

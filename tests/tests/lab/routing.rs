@@ -200,4 +200,10 @@ fn a_transaction_stays_where_it_began() {
         get(&lab, 3, "/banking/transfer", &["-b", forged]).server,
         home
     );
+    let requests = lab.server(3).status()["services"][0]["requests"].clone();
+    assert_eq!(requests["ticket_forged"], 1, "{requests}");
+    assert!(
+        requests["transaction_kept"].as_u64() > Some(2),
+        "{requests}"
+    );
 }

@@ -15,7 +15,7 @@ fn status(kept: u64, steered: u64, repeated: u64, flows: u64) -> Status {
         "holders": [], "changes": [],
         "services": [{
             "name": "www", "ports": ["80/tcp"], "capacity": 20, "load": 7500, "load_connections": 7500, "load_accept_queue": 0, "load_host": 0,
-            "connections": 14, "pending": 1, "connections_per_second": 12.5, "healthy": false, "health": "refused", "overload": 5000, "routed": false, "margin": 2000,
+            "connections": 14, "pending": 1, "connections_per_second": 12.5, "healthy": false, "health": "refused", "overload": 5000, "routed": false, "requests": {}, "margin": 2000,
             "policy": "two-choices",
             "packets": {"kept_below_level": kept, "steered_new": steered, "steered_repeated": repeated, "odd": 0}
         }],

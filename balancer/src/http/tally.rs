@@ -1,0 +1,51 @@
+//! How many requests of a service took which way.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::route::{Decision, Note, Route};
+
+/// Names of the counters, as `balancer status` shows them.
+const NAMES: [&str; 9] = [
+    "here",
+    "of_peers",
+    "relayed",
+    "redirected",
+    "refused",
+    "transaction_kept",
+    "transaction_lost",
+    "ticket_expired",
+    "ticket_forged",
+];
+
+/// The counters. They go on through a reload.
+#[derive(Default)]
+pub struct Tally([AtomicU64; NAMES.len()]);
+
+impl Tally {
+    /// Counts a request. `relayed`: a peer has routed it here.
+    pub fn count(&self, decision: &Decision, relayed: bool) {
+        let way = match decision.route {
+            Route::Here if relayed => 1,
+            Route::Here => 0,
+            Route::Relay(_) => 2,
+            Route::Redirect(_) => 3,
+            Route::Refuse(_) => 4,
+        };
+        let note = decision.note.map(|note| match note {
+            Note::Kept => 5,
+            Note::Lost => 6,
+            Note::Expired => 7,
+            Note::Forged => 8,
+        });
+        for counter in [Some(way), note].into_iter().flatten() {
+            self.0[counter].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// What was counted, by name.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        NAMES
+            .into_iter()
+            .zip(self.0.iter().map(|count| count.load(Relaxed)))
+    }
+}
