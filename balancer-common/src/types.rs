@@ -140,8 +140,6 @@ pub struct ClientKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// A peer whose last report is older than this many nanoseconds gets no new flows.
-    pub timeout_ns: u64,
     /// Cookie of the network namespace whose sockets are counted (`SO_NETNS_COOKIE`).
     pub netns_cookie: u64,
     /// Secret that flows are hashed with, so that no client can aim its flows at a peer or at another's place in `FLOWS`.
@@ -313,6 +311,8 @@ pub struct Peer {
     pub id: u64,
     /// `CLOCK_MONOTONIC` of this host when its last report came in, in nanoseconds.
     pub last_report_ns: u64,
+    /// When that is older than this many nanoseconds, by the period that the peer reports in, it gets no new flows.
+    pub timeout_ns: u64,
     /// [`PEER_NONE`], [`PEER_ALIVE`] or [`PEER_DEAD`].
     pub state: u32,
     /// Interface of this host that packets for the peer leave by.
@@ -562,12 +562,12 @@ map_type! {
     Place: 16,
     FlowSet: 256,
     ClientKey: 24,
-    Settings: 152,
+    Settings: 144,
     Port: 2,
     Identity: 16,
     Service: 48,
     Connections: 32,
-    Peer: 72,
+    Peer: 80,
     Mac: 8,
     PeerLoad: 24,
     Counters: 224,

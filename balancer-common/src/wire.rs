@@ -277,18 +277,7 @@ impl<'a, F: Frame> Headers<'a, F> {
     /// IEEE 802.1Q section 9.
     #[inline(always)]
     fn parse_tagged(frame: &'a F) -> Parsed<'a, F> {
-        const ONE: usize = ETHERNET_LEN + TAG_LEN;
-        const TWO: usize = ONE + TAG_LEN;
-        let tag = frame
-            .header::<TAG_LEN>(ETHERNET_LEN)
-            .ok_or(Odd::Truncated)?;
-        let (ether_type, at) = match tag.u16::<2>() {
-            VLAN | PROVIDER_VLAN => {
-                let tag = frame.header::<TAG_LEN>(ONE).ok_or(Odd::Truncated)?;
-                (tag.u16::<2>(), TWO)
-            }
-            ether_type => (ether_type, ONE),
-        };
+        let (ether_type, at) = behind_tags(frame).ok_or(Odd::Truncated)?;
         match ether_type {
             IPV4 => Self::parse_v4(frame, at),
             IPV6 => Self::parse_v6(frame, at),
@@ -655,21 +644,35 @@ pub fn destination_mac(frame: &impl Frame) -> Option<u64> {
     Some(ethernet.u64::<0>() >> 16)
 }
 
+/// Of a tagged frame the type and the place of what is behind one VLAN tag, or two.
+#[inline(always)]
+fn behind_tags(frame: &impl Frame) -> Option<(u16, usize)> {
+    const ONE: usize = ETHERNET_LEN + TAG_LEN;
+    match frame.header::<TAG_LEN>(ETHERNET_LEN)?.u16::<2>() {
+        VLAN | PROVIDER_VLAN => {
+            let tag = frame.header::<TAG_LEN>(ONE)?;
+            Some((tag.u16::<2>(), ONE + TAG_LEN))
+        }
+        ether_type => Some((ether_type, ONE)),
+    }
+}
+
+/// Whether a frame has three VLAN tags or more. Linux takes off as many as there are; nothing here looks behind them.
+#[inline(always)]
+pub fn is_overtagged(frame: &impl Frame) -> bool {
+    let is_tag = |ether_type| matches!(ether_type, VLAN | PROVIDER_VLAN);
+    frame
+        .header::<ETHERNET_LEN>(0)
+        .is_some_and(|ethernet| is_tag(ethernet.u16::<12>()))
+        && behind_tags(frame).is_some_and(|(ether_type, _)| is_tag(ether_type))
+}
+
 /// Where a packet goes that is of no service, unless it may go there all the same: ICMP, and what is neither IPv4 nor IPv6.
 #[inline(always)]
 pub fn hidden_destination(frame: &impl Frame) -> Option<Address> {
     let ethernet = frame.header::<ETHERNET_LEN>(0)?;
     let (ether_type, at) = match ethernet.u16::<12>() {
-        VLAN | PROVIDER_VLAN => {
-            let tag = frame.header::<TAG_LEN>(ETHERNET_LEN)?;
-            match tag.u16::<2>() {
-                VLAN | PROVIDER_VLAN => (
-                    frame.header::<TAG_LEN>(ETHERNET_LEN + TAG_LEN)?.u16::<2>(),
-                    ETHERNET_LEN + 2 * TAG_LEN,
-                ),
-                ether_type => (ether_type, ETHERNET_LEN + TAG_LEN),
-            }
-        }
+        VLAN | PROVIDER_VLAN => behind_tags(frame)?,
         ether_type => (ether_type, ETHERNET_LEN),
     };
     match ether_type {

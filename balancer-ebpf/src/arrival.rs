@@ -82,9 +82,10 @@ pub fn unserved(frame: &XdpFrame, reason: Reason) -> Fate {
     let hidden = SETTINGS
         .get(0)
         .is_some_and(|settings| settings.assumed != 0)
-        && wire::hidden_destination(frame)
-            .and_then(|address| identity(&address))
-            .is_some_and(|identity| identity.kind == ASSUMED);
+        && (wire::is_overtagged(frame)
+            || wire::hidden_destination(frame)
+                .and_then(|address| identity(&address))
+                .is_some_and(|identity| identity.kind == ASSUMED));
     if hidden {
         count(NO_SERVICE, Reason::NOT_EXPOSED);
         return Fate::Drop;

@@ -218,7 +218,7 @@ impl Peers for Sight<'_> {
             return None;
         }
         // S207 by the kernel's clock: a daemon that stopped doesn't keep a dead peer on-line.
-        if now.saturating_sub(peer.last_report_ns) > self.settings.timeout_ns {
+        if now.saturating_sub(peer.last_report_ns) > peer.timeout_ns {
             return None;
         }
         Candidate::from_report(LOADS.get(index * MAX_SERVICES + self.service)?)

@@ -291,12 +291,12 @@ fn server() -> Result<Server> {
 fn set_peers(server: &mut Server, peers: u32, tunnel: u8) {
     server.peers = peers;
     server.set_settings(|settings| {
-        settings.timeout_ns = u64::MAX;
         settings.tunnel_v4 = HERE.into();
         settings.tunnel_v6 = IpAddr::from(HERE_V6).into();
     });
     for slot in 0..MAX_PEERS {
         server.set_peer(slot, |peer| {
+            peer.timeout_ns = u64::MAX;
             peer.tunnel = tunnel;
             (peer.tunnel_from, peer.tunnel_to) = if tunnel == FAMILY_V6 {
                 (

@@ -126,7 +126,6 @@ impl Running {
         prepared.exchange.set_keyring(plan.keyring);
         prepared.exchange.set_timing(exchange.timing());
         prepared.exchange.set_require(plan.config.takeover);
-        self.settings.timeout_ns = exchange.timeout().as_nanos() as u64;
         prepared.http.reload(plan.http);
         prepared.options.config = plan.config;
         prepared.options.source = plan.source;

@@ -203,7 +203,7 @@ impl Running {
         for slot in 0..self.table.count() {
             let peer = maps.peers.get(&slot, 0)?;
             let online = peer.state == PEER_ALIVE
-                && now.0.saturating_sub(peer.last_report_ns) <= self.settings.timeout_ns;
+                && now.0.saturating_sub(peer.last_report_ns) <= peer.timeout_ns;
             let candidate = Candidate::from_report(&maps.load(slot, service)?);
             if online && candidate.is_some_and(|candidate| candidate.ready) {
                 return Ok(true);

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::prepare::Prepared;
 use super::probes::Subject;
 use super::running::Running;
-use crate::cluster::{self, Event, Report, ServerId, Status, Timestamp};
+use crate::cluster::{self, Event, Report, ServerId, Status};
 use crate::exchange::{OpenError, clock};
 
 impl Running {
@@ -80,12 +80,9 @@ impl Running {
 
     /// Enters a peer's report in the maps. `true`: identities or addresses have changed.
     fn enter(&mut self, prepared: &Prepared, peer: &cluster::Peer) -> Result<bool> {
-        // The program knows one time-out, this server's. A peer that has another one counts as heard so much earlier or later.
-        let own = prepared.exchange.cluster().timing();
-        let heard = peer.heard + peer.timing(own).timeout();
-        let heard = Timestamp(heard.0.saturating_sub(own.timeout().as_nanos() as u64));
+        let timeout = peer.timing(prepared.exchange.cluster().timing()).timeout();
         self.table
-            .update(&mut self.datapath.maps, &peer.report, heard)
+            .update(&mut self.datapath.maps, &peer.report, peer.heard, timeout)
     }
 
     /// Enters all peers' reports again: this server's time-out has changed.

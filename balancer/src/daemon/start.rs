@@ -50,12 +50,7 @@ impl Running {
             config.services.clone(),
         )?;
         table.set_assumed(&mut datapath.maps, prepared.assumed.clone())?;
-        let settings = own::settings(
-            &datapath.maps,
-            config.exchange.timeout(),
-            table.count(),
-            &prepared.interfaces,
-        )?;
+        let settings = own::settings(&datapath.maps, table.count(), &prepared.interfaces)?;
         let mut running = Self {
             datapath,
             interfaces: Vec::new(),

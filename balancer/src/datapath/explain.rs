@@ -216,7 +216,6 @@ impl<N: Fn(u64) -> String> Story<'_, N> {
             service,
             count: self.settings.peers,
             family: key.client.family(),
-            timeout_ns: self.settings.timeout_ns,
             told: RefCell::default(),
         };
         if let Some(end) = self.affine(service, sheet.affinity_ns, key, &own, &peers)? {
@@ -328,7 +327,6 @@ struct Looks<'a, N> {
     service: u32,
     count: u32,
     family: u8,
-    timeout_ns: u64,
     /// The peers that were told of.
     told: RefCell<BTreeSet<u32>>,
 }
@@ -341,7 +339,7 @@ impl<N: Fn(u64) -> String> Looks<'_, N> {
         if peer.state != PEER_ALIVE {
             return (None, format!("{name} is dead (S207)"));
         }
-        if age > self.timeout_ns {
+        if age > peer.timeout_ns {
             return (
                 None,
                 format!("{name} is off-line (S207): silent for {milliseconds} ms"),

@@ -7,10 +7,12 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::maps::MapData;
 use balancer_common::table::{Flow, FlowSet, HALF_OPEN, Offer, Place, WAYS, sets_of};
 use memmap2::{MmapOptions, MmapRaw};
+
+use super::maps::unpinned;
 
 /// The map.
 pub struct FlowTable {
@@ -20,15 +22,30 @@ pub struct FlowTable {
 }
 
 impl FlowTable {
+    /// The table of the programs whose other maps are pinned in `pin_dir`.
     pub(super) fn open(pin_dir: &Path) -> Result<Self> {
-        let map = MapData::from_pin(pin_dir.join("FLOWS"));
-        let map = map.context("cannot open the pinned map FLOWS")?;
+        let map = unpinned(pin_dir, "FLOWS")?.with_context(|| {
+            format!(
+                "no program is loaded that goes by the maps in {}: `balancer detach IFACE` removes what is left of it",
+                pin_dir.display()
+            )
+        })?;
         let info = map.info().context("cannot ask how large FLOWS is")?;
+        if info.value_size() as usize != size_of::<FlowSet>() {
+            bail!(
+                "the attached program is of another version of balancer. Run `balancer detach IFACE` first; flows that are \
+                 steered now will end"
+            );
+        }
         Ok(Self {
             map,
             sets: info.max_entries(),
             view: OnceLock::new(),
         })
+    }
+
+    pub(super) fn map(&self) -> &MapData {
+        &self.map
     }
 
     /// Sets, a power of two, less one: the part of a hash that tells a set.

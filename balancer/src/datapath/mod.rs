@@ -91,12 +91,15 @@ impl Datapath {
         for (name, ..) in MAPS {
             loader.map_pin_path(name, pin_dir.join(name));
         }
+        let flows = flows_pin(pin_dir)?;
+        loader.map_pin_path("FLOWS", &flows);
         let mut programs = loader
             .load(aya::include_bytes_aligned!(concat!(
                 env!("OUT_DIR"),
                 "/balancer-ebpf"
             )))
             .context("cannot load the BPF maps. balancer needs root and Linux 6.1 or later")?;
+        fs::remove_file(&flows).with_context(|| format!("cannot remove {}", flows.display()))?;
         #[cfg(feature = "packet-log")]
         log_packets(&mut programs)?;
         load_program::<Xdp>(&mut programs, STEER, Xdp::load)?;
@@ -305,6 +308,20 @@ where
 
 fn no_program(name: &str) -> String {
     format!("the BPF object has no program `{name}`")
+}
+
+/// Where FLOWS is pinned while a program is loaded, which thereby goes on with a predecessor's.
+fn flows_pin(pin_dir: &Path) -> Result<PathBuf> {
+    let pin = pin_dir.join("FLOWS");
+    if pin.exists() {
+        // Of one that was killed just then.
+        fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
+    }
+    if let Some(map) = maps::unpinned(pin_dir, "FLOWS")? {
+        map.pin(&pin)
+            .with_context(|| format!("cannot pin FLOWS at {}", pin.display()))?;
+    }
+    Ok(pin)
 }
 
 fn load_program<'a, P>(

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapError;
@@ -35,12 +34,7 @@ pub struct ServiceState {
 }
 
 /// The settings to go by, with the secret that a predecessor chose, or a new one.
-pub fn settings(
-    maps: &Maps,
-    timeout: Duration,
-    peers: u32,
-    interfaces: &[Interface],
-) -> Result<Settings> {
+pub fn settings(maps: &Maps, peers: u32, interfaces: &[Interface]) -> Result<Settings> {
     let before = maps
         .settings
         .get(&0, 0)
@@ -50,7 +44,6 @@ pub fn settings(
         seed => seed,
     };
     Ok(Settings {
-        timeout_ns: timeout.as_nanos() as u64,
         netns_cookie: netns::cookie()?,
         seed,
         peers,

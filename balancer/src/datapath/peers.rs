@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData};
@@ -193,8 +194,15 @@ impl PeerTable {
         Ok(())
     }
 
-    /// Enters what a peer reported at `heard`. `true`: identities or addresses have changed.
-    pub fn update(&mut self, maps: &mut Maps, report: &Report, heard: Timestamp) -> Result<bool> {
+    /// Enters what a peer reported at `heard`; without another report within `timeout` it gets no new flows. `true`: identities or addresses
+    /// have changed.
+    pub fn update(
+        &mut self,
+        maps: &mut Maps,
+        report: &Report,
+        heard: Timestamp,
+        timeout: Duration,
+    ) -> Result<bool> {
         let id = report.server;
         let Some(slot) = self.slot(id).or_else(|| self.free_slot()) else {
             log::warn!("no room for peer {}: {MAX_PEERS} are known", report.name);
@@ -224,6 +232,7 @@ impl PeerTable {
         peer.id = id.0;
         peer.families = families(report);
         peer.last_report_ns = heard.0;
+        peer.timeout_ns = timeout.as_nanos() as u64;
         self.set_state(&mut peer, id);
         maps.peers
             .set(slot, peer, 0)

@@ -26,7 +26,7 @@ impl Tables {
         let maps = Maps::open(pin_dir)?;
         Ok(Self {
             flows_size: maps.flows.size(),
-            memory: Maps::memory(pin_dir)?,
+            memory: maps.memory(pin_dir)?,
         })
     }
 }

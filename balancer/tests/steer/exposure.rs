@@ -30,7 +30,13 @@ fn an_assumed_identity_shows_nothing_but_services() {
         ..DATAGRAM
     };
     server.drops(&dns.frame(), None, "not_exposed");
-    // Nor by a way round: IP options, another protocol.
+    // Nor by a way round: behind more tags than are read, IP options, another protocol.
+    let overtagged = Segment {
+        to: SocketAddr::new(IDENTITY.into(), 22),
+        tags: &[0x81, 0, 0, 0, 0x81, 0, 0, 0, 0x81, 0, 0, 0],
+        ..FIRST
+    };
+    server.drops(&overtagged.frame(), None, "not_exposed");
     let mut options = FIRST.frame();
     options[14] = 0x46;
     server.drops(&options, None, "not_exposed");

@@ -99,11 +99,10 @@ fn bpftool_prints_every_field() {
     server.set_service(|service| service.affinity_ns = 0);
     server.steers(&FIRST.numbered(2), 0, "steered_new");
 
-    let flow = "places tag seen_ms peer service state flows key client octets identity client_port port protocol opened_ns";
     let fields = [
         (
             "SETTINGS",
-            "timeout_ns netns_cookie seed trace_until_ns grace_until_ns peers redirect assumed flows_mask macs \
+            "netns_cookie seed trace_until_ns grace_until_ns peers redirect assumed flows_mask macs \
              tunnel_v4 tunnel_v6",
         ),
         ("PORTS", "tcp udp"),
@@ -114,13 +113,12 @@ fn bpftool_prints_every_field() {
         ("IDENTITIES", "octets kind owner grace_until_ns"),
         (
             "PEERS",
-            "id last_report_ns state interface mac own_mac families tunnel mtu tunnel_from tunnel_to",
+            "id last_report_ns timeout_ns state interface mac own_mac families tunnel mtu tunnel_from tunnel_to",
         ),
         ("PEER_MACS", "octets"),
         ("LOADS", "load cost sent weight flags"),
         ("CONNECTIONS", "open arrived established steered"),
         ("CLIENTS", "client octets service last_seen_ns peer"),
-        ("FLOWS", flow),
         (
             "COUNTERS",
             "not_ours local guest kept_below_level kept_no_candidate kept_for_peer kept_by_affinity kept_no_room kept_repeated \

@@ -111,7 +111,6 @@ impl Server {
     pub fn set_settings(&mut self, change: impl FnOnce(&mut Settings)) {
         let mut settings = Settings {
             flows_mask: self.maps().flows.mask(),
-            timeout_ns: TIMEOUT_NS,
             seed: SEED,
             peers: self.peers,
             ..Settings::default()
@@ -155,6 +154,7 @@ impl Server {
         let mut peer = Peer {
             id: u64::from(slot) + 1_000,
             last_report_ns: clock::monotonic().0,
+            timeout_ns: TIMEOUT_NS,
             state: PEER_ALIVE,
             interface: 1,
             mac: mac_of(slot),

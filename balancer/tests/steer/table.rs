@@ -1,5 +1,7 @@
 //! The table of peers, as the program sees it: what a report, a silence or a farewell does to packets.
 
+use std::time::Duration;
+
 use balancer::cluster::{IdentityReport, Link, PortRange, Report, ServerId, ServiceReport, Status};
 use balancer::config::{Config, Service};
 use balancer::datapath::host::Route;
@@ -9,7 +11,7 @@ use balancer::exchange::clock;
 use balancer_common::types::{PEER_ALIVE, PEER_DEAD, cost_of};
 
 use crate::frame::{FIRST, IDENTITY, OUR_MAC, ROUTER_MAC, SECOND, Segment};
-use crate::server::{FOREIGN_IDENTITY, PEER_ADDRESS, Server, WWW, mac_of};
+use crate::server::{FOREIGN_IDENTITY, PEER_ADDRESS, Server, TIMEOUT_NS, WWW, mac_of};
 
 const ONE: ServerId = ServerId(7_001);
 const OTHER: ServerId = ServerId(7_002);
@@ -207,7 +209,10 @@ impl Cluster {
     /// A report comes in.
     fn hear(&mut self, report: &Report) {
         let now = clock::monotonic();
-        self.table.update(self.server.maps(), report, now).unwrap();
+        let timeout = Duration::from_nanos(TIMEOUT_NS);
+        self.table
+            .update(self.server.maps(), report, now, timeout)
+            .unwrap();
         self.server.set_peer_count(self.table.count());
     }
 

@@ -46,10 +46,12 @@ fn it_is_found_behind_tags() {
             let frame = tagged(frame, tags);
             let end = IP + 4 * tags.len() + ip_len;
             assert_eq!(hidden(&frame[..end]), Some(to.to_owned()));
+            assert!(!is_overtagged(&frame.as_slice()));
             for len in 0..end {
                 assert_eq!(hidden(&frame[..len]), None, "{len} bytes");
             }
         }
     }
     assert_eq!(hidden(&tagged(&SYN_FRAME, &[TAG; 3])), None);
+    assert!(is_overtagged(&tagged(&SYN_FRAME, &[TAG; 3]).as_slice()));
 }
