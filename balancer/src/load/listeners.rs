@@ -10,6 +10,7 @@ use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetResponse, StateFlags};
 
+use super::overflows::Overflows;
 use crate::cluster::Timestamp;
 use crate::sock_diag::SocketTable;
 
@@ -20,8 +21,13 @@ const HOLD: Duration = Duration::from_secs(1);
 pub struct Listeners {
     /// Opened when it is needed, and again after a failure: answers may still be in the old one.
     table: Option<SocketTable>,
-    /// Packets that a socket has dropped, by its inode. New connections that come to a full queue are among them.
+    /// Packets that a socket has dropped, by its inode. New connections that come to a full queue are among them, and so are
+    /// resets of connections in the making and packets with senseless flags.
     dropped: HashMap<u32, u32>,
+    /// Tells the former from the latter.
+    overflows: Overflows,
+    /// Whether some queue had overflowed when that was last sampled.
+    rose: bool,
     /// When a service's queue last overflowed.
     overflowed: Vec<Option<Timestamp>>,
 }
@@ -42,12 +48,15 @@ impl Listeners {
         Self {
             table: None,
             dropped: HashMap::new(),
+            overflows: Overflows::default(),
+            rose: false,
             overflowed: vec![None; services],
         }
     }
 
     /// How full the accept queue of each service is, in basis points: of its sockets the fullest. One that overflowed within
-    /// the last second is full at least. `service_of` names the service of a port. To be called in one network namespace.
+    /// the last second is full at least: it has dropped a packet while some queue here overflowed. `service_of`
+    /// names the service of a port. To be called in one network namespace.
     pub fn sample(
         &mut self,
         now: Timestamp,
@@ -64,37 +73,49 @@ impl Listeners {
                 asked?;
             }
         }
-        Ok(self.judge(now, &listeners, service_of))
+        // Whatever overflows drops, and this file is dear to read.
+        let rose =
+            listeners.iter().any(|listener| self.drops(listener)) && self.overflows.rose()?;
+        Ok(self.judge(now, &listeners, rose, service_of))
     }
 
     fn judge(
         &mut self,
         now: Timestamp,
         listeners: &[Listener],
+        rose: bool,
         service_of: impl Fn(u16) -> Option<usize>,
     ) -> Vec<u32> {
+        // What overflows between the answers for sockets and for overflows is seen to be dropped by the next sample.
+        let overflows = rose || self.rose;
+        self.rose = rose;
         let mut fill = vec![0; self.overflowed.len()];
-        let mut dropped = HashMap::new();
         for listener in listeners {
             let Some(service) = service_of(listener.port) else {
                 continue;
             };
-            let before = self.dropped.get(&listener.inode);
-            if before.is_some_and(|before| listener.dropped != *before) {
+            if overflows && self.dropped.contains_key(&listener.inode) && self.drops(listener) {
                 self.overflowed[service] = Some(now);
             }
-            dropped.insert(listener.inode, listener.dropped);
             let share =
                 u64::from(listener.waiting) * u64::from(FULL) / u64::from(listener.room.max(1));
             fill[service] = fill[service].max(u32::try_from(share).unwrap_or(u32::MAX));
         }
-        self.dropped = dropped;
+        self.dropped = listeners
+            .iter()
+            .map(|listener| (listener.inode, listener.dropped))
+            .collect();
         for (fill, overflowed) in fill.iter_mut().zip(&self.overflowed) {
             if overflowed.is_some_and(|then| now.since(then) < HOLD) {
                 *fill = (*fill).max(FULL);
             }
         }
         fill
+    }
+
+    /// Whether it has dropped packets since the last sample, or is new.
+    fn drops(&self, listener: &Listener) -> bool {
+        self.dropped.get(&listener.inode) != Some(&listener.dropped)
     }
 
     fn ask(&mut self, family: u8, found: &mut Vec<Listener>) -> Result<()> {
@@ -169,10 +190,10 @@ mod tests {
         drop((clients, full));
     }
 
-    #[test]
-    fn what_was_dropped_before_is_history() {
+    /// What the listener of one service, with an empty queue, has dropped, and whether some queue overflowed: is it full?
+    fn judged(samples: &[(u32, bool)]) -> Vec<bool> {
         let mut listeners = Listeners::new(1);
-        let mut fill = |milliseconds, dropped| {
+        let judge = |(second, &(dropped, rose)): (u64, &(u32, bool))| {
             let listener = Listener {
                 port: 80,
                 inode: 7,
@@ -180,10 +201,24 @@ mod tests {
                 room: 0,
                 dropped,
             };
-            listeners.judge(at(milliseconds), &[listener], |_| Some(0))[0]
+            listeners.judge(at(second * 1_000), &[listener], rose, |_| Some(0)) == [10_000]
         };
-        assert_eq!(fill(0, 12), 0);
-        assert_eq!(fill(100, 12), 0);
-        assert_eq!(fill(200, 13), 10_000);
+        (0..).zip(samples).map(judge).collect()
+    }
+
+    #[test]
+    fn what_was_dropped_before_is_history() {
+        assert_eq!(judged(&[(12, true), (12, true)]), [false, false]);
+        assert_eq!(judged(&[(12, false), (13, true)]), [false, true]);
+    }
+
+    #[test]
+    fn only_drops_and_an_overflow_together_count() {
+        let resets = [(0, false), (1, false), (9, false)];
+        assert_eq!(judged(&resets), [false, false, false]);
+        let of_others = [(0, false), (0, true), (0, false), (1, false)];
+        assert_eq!(judged(&of_others), [false, false, false, false]);
+        let between_the_answers = [(0, false), (0, true), (1, false), (2, false)];
+        assert_eq!(judged(&between_the_answers), [false, false, true, false]);
     }
 }

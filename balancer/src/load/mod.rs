@@ -2,6 +2,7 @@
 
 mod cpu;
 mod listeners;
+mod overflows;
 mod pressure;
 mod probe;
 mod proc_file;

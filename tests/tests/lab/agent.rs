@@ -15,8 +15,6 @@ fn haproxy_goes_by_load_drain_and_health() {
 cpu = \"0%\"
 run_queue = \"0%\"
 memory_pressure = \"0%\"
-# HAProxy's checks, which reset connections in the making, look like a queue that overflows.
-accept_queue = \"0%\"
 
 [[service]]
 name = \"www\"

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::thread;
 use std::time::Duration;
 
 use balancer_tests::{Held, Lab, Server, WITHOUT_CPU, until};
 use nix::sys::socket::{Backlog, listen};
+use socket2::{Domain, Socket, Type};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -140,6 +141,36 @@ fn a_full_accept_queue_is_overload() {
     });
     until("that is over", PATIENCE, || queue(lab.server(1)) == 0);
     drop((waiting, steered, kept, overflow));
+}
+
+/// The kernel counts their resets among what the listening socket drops, as it does with what finds no room.
+#[test]
+fn connections_reset_in_the_making_fill_no_accept_queue() {
+    let Some(mut lab) = Lab::new(2) else { return };
+    let config = WITHOUT_CPU
+        .replace("80/tcp", "81/tcp")
+        .replace("capacity = 20", "capacity = 1000");
+    let _listening = lab.server(1).host.enter(|| listener(3));
+    lab.start(&config, "native");
+    let drops = || -> u32 {
+        let sockets = lab.server(1).host.run("ss", &["-Hltnm", "sport = :81"]);
+        let memory = sockets.split_once(",d").unwrap().1;
+        memory.split_once(')').unwrap().0.parse().unwrap()
+    };
+    let address = SocketAddr::from((lab.server(1).address(), 81));
+    // A SYN, and a reset for what answers it: for more than a second, some before each sample.
+    for _ in 0..75 {
+        lab.client.enter(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_tcp_quickack(false).unwrap();
+            socket.set_linger(Some(Duration::ZERO)).unwrap();
+            socket.connect(&address.into()).unwrap();
+        });
+        assert_eq!(queue(lab.server(1)), 0);
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(drops() >= 75, "{} dropped", drops());
+    assert_eq!(lab.server(1).steered(), 0);
 }
 
 #[test]
