@@ -115,19 +115,29 @@ fn kernel_objects(dir: &Path) -> Vec<(&'static str, u64)> {
         }
         let is_link = pin.to_string_lossy().contains("link_");
         let kind = if is_link { "link" } else { "map" };
-        let show = Command::new("bpftool")
-            .args(["--json", kind, "show", "pinned"])
-            .arg(&pin)
-            .output()
-            .expect("bpftool is installed");
-        let shown: Value = serde_json::from_slice(&show.stdout).unwrap();
+        let shown = show(kind, &["pinned", &pin.to_string_lossy()]);
         objects.push((kind, shown["id"].as_u64().unwrap()));
         if let Some(program) = shown["prog_id"].as_u64() {
             objects.push(("prog", program));
+            // Not all of them have a pin.
+            let shown = show("prog", &["id", &program.to_string()]);
+            let maps = shown["map_ids"].as_array().unwrap();
+            objects.extend(maps.iter().map(|id| ("map", id.as_u64().unwrap())));
         }
     }
+    objects.sort_unstable();
+    objects.dedup();
     assert!(objects.len() >= 16, "{objects:?}");
     objects
+}
+
+fn show(kind: &str, which: &[&str]) -> Value {
+    let show = Command::new("bpftool")
+        .args(["--json", kind, "show"])
+        .args(which)
+        .output()
+        .expect("bpftool is installed");
+    serde_json::from_slice(&show.stdout).unwrap()
 }
 
 fn exists(kind: &str, id: u64) -> bool {
