@@ -165,6 +165,22 @@ pub struct Settings {
     pub tunnel_v6: Address,
 }
 
+/// What a CPU has at hand. The only entry of `AT_HAND`, which is per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AtHand {
+    /// The flow of the packet that it handles.
+    pub flow: FlowKey,
+    /// Ethernet address of the last sender that was found to be no peer, as [`Mac::number`] has it: a router, mostly, from which all
+    /// clients' packets come.
+    pub stranger: u64,
+    /// For so long, by `CLOCK_MONOTONIC` in nanoseconds, it isn't looked for again.
+    pub stranger_until_ns: u64,
+}
+
+/// How long a sender is taken for no peer, in nanoseconds, before that is looked up again.
+pub const STRANGER_NS: u64 = 50_000_000;
+
 /// Which services listen on one port, by protocol. Value of `PORTS`, which is indexed by port.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -559,6 +575,7 @@ map_type! {
     Address: 16,
     FlowKey: 40,
     LastFlow: 16,
+    AtHand: 56,
     Place: 16,
     FlowSet: 256,
     ClientKey: 24,

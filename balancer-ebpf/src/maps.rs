@@ -8,7 +8,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use balancer_common::table::FlowSet;
 use balancer_common::types::{
-    Address, ClientKey, Connections, Counters, Event, FlowKey, Identity, LastFlow, MAX_PEERS,
+    Address, AtHand, ClientKey, Connections, Counters, Event, Identity, LastFlow, MAX_PEERS,
     MAX_SERVICES, Mac, Peer, PeerCounters, PeerLoad, Port, Service, Settings,
 };
 
@@ -48,9 +48,8 @@ pub static CLIENTS: LruHashMap<ClientKey, LastFlow, 65_536> = LruHashMap::new();
 #[btf_map]
 pub static FLOWS: Array<FlowSet, 262_144, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// The flow of the packet that the CPU handles.
 #[btf_map]
-pub static FLOW_AT_HAND: PerCpuArray<FlowKey, 1> = PerCpuArray::new();
+pub static AT_HAND: PerCpuArray<AtHand, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuArray<Counters, { SERVICE_SLOTS + 1 }> = PerCpuArray::new();

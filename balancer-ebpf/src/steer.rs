@@ -4,14 +4,14 @@ use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use balancer_common::hash::flow_hash;
 use balancer_common::table::{CLOSING, HALF_OPEN, NO_PEER, OPEN_TCP, OPEN_UDP, Place, millis};
 use balancer_common::types::{
-    ASSUMED, Address, FOREIGN, FlowKey, HELD, Identity, PEER_ALIVE, Peer, Reason, SAME_PACKET_NS,
-    Settings,
+    ASSUMED, Address, FOREIGN, FlowKey, HELD, Identity, Mac, PEER_ALIVE, Peer, Reason,
+    SAME_PACKET_NS, STRANGER_NS, Settings,
 };
 use balancer_common::wire::{self, Kind, Packet};
 
 use crate::carry::Verdict;
 use crate::choice;
-use crate::maps::{FLOW_AT_HAND, IDENTITIES, PEER_MACS, PEERS};
+use crate::maps::{AT_HAND, IDENTITIES, PEER_MACS, PEERS};
 use crate::memory::Spot;
 use crate::packet::XdpFrame;
 
@@ -45,9 +45,9 @@ impl<'a> Passage<'a> {
         entry: u32,
         settings: &'static Settings,
     ) -> Option<Self> {
-        let flow = FLOW_AT_HAND.get_ptr_mut(0)?;
+        let at_hand = AT_HAND.get_ptr_mut(0)?;
         // SAFETY: each CPU has one, and handles one packet at a time.
-        let flow = unsafe { &mut *flow };
+        let flow = unsafe { &mut (*at_hand).flow };
         *flow = packet.flow;
         Some(Self {
             frame,
@@ -284,8 +284,24 @@ impl<'a> Passage<'a> {
     /// Whether a peer sent the frame: then it was steered already, or is the peer's own request.
     #[inline(always)]
     pub fn from_peer(&self) -> bool {
+        let (Some(sender), Some(at_hand)) =
+            (wire::source_mac_number(self.frame), AT_HAND.get_ptr_mut(0))
+        else {
+            return false;
+        };
+        // SAFETY: as in `new`; its flow isn't touched here.
+        let (stranger, until) =
+            unsafe { (&mut (*at_hand).stranger, &mut (*at_hand).stranger_until_ns) };
+        if sender == *stranger && self.now < *until {
+            return false;
+        }
+        let [_, _, octets @ ..] = sender.to_be_bytes();
         // SAFETY: only whether the entry is there counts.
-        wire::source_mac(self.frame).is_some_and(|mac| unsafe { PEER_MACS.get(&mac) }.is_some())
+        let found = unsafe { PEER_MACS.get(&Mac::new(octets)) }.is_some();
+        if !found {
+            (*stranger, *until) = (sender, self.now + STRANGER_NS);
+        }
+        found
     }
 }
 

@@ -1,6 +1,6 @@
 //! Ethernet addresses of this server's interfaces, which may change at any time: by hand, or as a bond's first member does.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::prepare::Prepared;
 use super::running::Running;
@@ -15,9 +15,13 @@ impl Running {
         for index in 0..prepared.interfaces.len() {
             let interface = &mut prepared.interfaces[index];
             // What can't be looked up now, as an interface that has gone, stays as it was.
-            let mac = mac_of(interface.index)
-                .await
-                .with_context(|| format!("cannot look at {}", interface.name))?;
+            let mac = match mac_of(interface.index).await {
+                Ok(mac) => mac,
+                Err(error) => {
+                    log::warn!("cannot look at {}: {error:#}", interface.name);
+                    continue;
+                }
+            };
             if mac == interface.mac {
                 continue;
             }

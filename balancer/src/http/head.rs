@@ -18,8 +18,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue,
+    TE, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode, Uri, Version};
@@ -159,9 +159,7 @@ impl Introduction {
             }
             return;
         }
-        for name in CLAIMS {
-            headers.remove(name);
-        }
+        leave_claims(headers);
         headers.insert(X_FORWARDED_FOR, self.address.clone());
         headers.insert(FORWARDED, self.forwarded.clone());
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.scheme));
@@ -169,6 +167,40 @@ impl Introduction {
             Some(host) => headers.insert(X_FORWARDED_HOST, host),
             None => headers.remove(X_FORWARDED_HOST),
         };
+    }
+}
+
+/// Removes what only a proxy may say, also as it is spelled where a web server takes `_` for `-` (CGI, RFC 3875 section 4.1.18).
+fn leave_claims(headers: &mut HeaderMap) {
+    let is_claim = |name: &&HeaderName| {
+        let plain = name.as_str().replace('_', "-");
+        let shown = [
+            X_FORWARDED_FOR,
+            X_FORWARDED_PROTO,
+            X_FORWARDED_HOST,
+            FORWARDED,
+        ];
+        let mut claims = CLAIMS.into_iter().chain(shown);
+        claims.any(|claim| claim.as_str() == plain)
+    };
+    let found: Vec<_> = headers.keys().filter(is_claim).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+/// Makes one `Cookie` of several, as HTTP/2 may have them and HTTP/1.1 may not (RFC 9113 section 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
     }
 }
 
@@ -213,6 +245,36 @@ mod tests {
             request = request.header(*name, *value);
         }
         request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn several_cookies_become_one() {
+        let mut headers = HeaderMap::new();
+        join_cookies(&mut headers);
+        assert!(headers.is_empty());
+        headers.append(COOKIE, HeaderValue::from_static("a=1"));
+        headers.append(COOKIE, HeaderValue::from_static("b=2; c=3"));
+        join_cookies(&mut headers);
+        let all: Vec<_> = headers.get_all(COOKIE).iter().collect();
+        assert_eq!(all, ["a=1; b=2; c=3"]);
+    }
+
+    #[test]
+    fn a_client_makes_no_claims_in_another_spelling() {
+        let mut headers = HeaderMap::new();
+        for name in [
+            "x_forwarded_for",
+            "X-Forwarded_Proto",
+            "x_real_ip",
+            "forwarded",
+            "my_own",
+        ] {
+            let name: HeaderName = name.parse().unwrap();
+            headers.insert(name, HeaderValue::from_static("1"));
+        }
+        leave_claims(&mut headers);
+        let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["my_own"]);
     }
 
     #[test]

@@ -149,6 +149,7 @@ async fn pass_on(
     let client = asker.connection;
     let websocket = head::wants_websocket(&parts);
     head::leave_connection(&mut parts.headers);
+    head::join_cookies(&mut parts.headers);
     // What a peer relays it has introduced.
     if !asker.relayed {
         client

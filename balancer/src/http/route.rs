@@ -272,7 +272,13 @@ impl Router {
         thought: &Thought<'_>,
         peer: &Server,
     ) -> Option<HeaderValue> {
-        if thought.matched.route() != RuleRoute::Redirect || self.is_own(&thought.target) {
+        // A client that came by the peer's own name got here because the peer sends its connections on: it must not come again.
+        let comes_from_there = peer.names.contains(&thought.target.host);
+        if thought.matched.route() != RuleRoute::Redirect
+            || self.is_own(&thought.target)
+            || comes_from_there
+            || !peer.is_ready()
+        {
             return None;
         }
         let name = peer.names.first()?;

@@ -55,6 +55,10 @@ impl Asker {
         out: &mut Outbox,
     ) {
         self.open.extend(identities);
+        // What was answered before is not the answer to this.
+        out.events.retain(
+            |event| !matches!(event, Event::Recovered(identity) if identities.contains(identity)),
+        );
         let online = |id: &ServerId| is_online(membership, *id);
         let all = membership.iter().map(|peer| peer.report.server);
         let peers: Vec<_> = all
