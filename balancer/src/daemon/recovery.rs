@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use balancer_common::wire::{TCP, UDP};
@@ -27,8 +26,6 @@ pub struct Recovery {
     questions: Vec<Question>,
     /// They are being read.
     reading: bool,
-    /// When the last grace of each identity began.
-    graces: BTreeMap<IpAddr, Timestamp>,
     /// Who waits for this server's flows, oldest first.
     askers: VecDeque<Asker>,
     /// The first of them is being seen to.
@@ -82,7 +79,6 @@ impl Recovery {
             sought: BTreeMap::new(),
             questions: Vec::new(),
             reading: false,
-            graces: BTreeMap::new(),
             askers: VecDeque::new(),
             collecting: false,
             collected,
@@ -90,33 +86,14 @@ impl Recovery {
     }
 }
 
-/// A grace is made longer by further questions, as when peers come one after another, but not beyond this.
-const LONGEST_GRACE: Duration = Duration::from_millis(1_500);
-
-/// From the beginning of one grace to that of the next: whoever makes this server ask again and again mustn't silence an identity.
-const BETWEEN_GRACES: Duration = Duration::from_secs(5);
-
-impl Recovery {
-    /// Until when packets of unknown flows on `identity` are dropped, from a question that comes up `now`; None: no longer than is said
-    /// already.
-    fn grace(&mut self, identity: IpAddr, now: Timestamp) -> Option<Timestamp> {
-        self.graces
-            .retain(|_, began| now.since(*began) < BETWEEN_GRACES);
-        let began = *self.graces.entry(identity).or_insert(now);
-        (now.since(began) < LONGEST_GRACE).then(|| (now + GRACE).min(began + LONGEST_GRACE))
-    }
-}
-
 impl Running {
     /// Looks for the flows on `identities`, which this server has got: its own first, then those of one peer or of all.
-    /// Packets of unknown flows are dropped until then, for [`GRACE`] at the most after the last question.
+    /// Packets of unknown flows are dropped until then, for [`GRACE`] at the most.
     pub(super) fn recover(&mut self, identities: Vec<IpAddr>, of: Option<ServerId>) -> Result<()> {
         let now = clock::monotonic();
+        let until = now + GRACE;
         for identity in identities {
-            if let Some(until) = self.recovery.grace(identity, now) {
-                own::set_grace(&mut self.datapath.maps, identity, until)?;
-                self.settings.grace_until_ns = self.settings.grace_until_ns.max(until.0);
-            }
+            own::set_grace(&mut self.datapath.maps, identity, until)?;
             let sought = self.recovery.sought.entry(identity);
             let sought = sought.or_insert_with(|| Sought {
                 since: now,
@@ -127,6 +104,7 @@ impl Running {
             sought.begun += 1;
             self.recovery.questions.push((identity, of));
         }
+        self.settings.grace_until_ns = until.0;
         self.write_settings()?;
         self.read_own();
         Ok(())
@@ -361,27 +339,4 @@ fn serves(service: &Service, flow: &FlowAt) -> bool {
         _ => return false,
     };
     service.has(protocol, flow.identity.port())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_grace_has_an_end_however_often_it_is_asked_for() {
-        let (sender, _receiver) = mpsc::channel(1);
-        let mut recovery = Recovery::new(sender);
-        let identity = IpAddr::from([10, 0, 0, 101]);
-        let at = |millis: u64| Timestamp(0) + Duration::from_millis(100_000 + millis);
-        assert_eq!(recovery.grace(identity, at(0)), Some(at(500)));
-        // Peers come, one after another.
-        assert_eq!(recovery.grace(identity, at(300)), Some(at(800)));
-        assert_eq!(recovery.grace(identity, at(1_400)), Some(at(1_500)));
-        for later in (1_500..5_000).step_by(50) {
-            assert_eq!(recovery.grace(identity, at(later)), None, "{later} ms");
-        }
-        let other = IpAddr::from([10, 0, 0, 102]);
-        assert_eq!(recovery.grace(other, at(2_000)), Some(at(2_500)));
-        assert_eq!(recovery.grace(identity, at(5_000)), Some(at(5_500)));
-    }
 }
