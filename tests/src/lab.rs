@@ -149,6 +149,18 @@ impl Lab {
     }
 }
 
+/// Arguments of `attach` for a server with an identity that balancer is to add, as in `10.77.0.201/24`.
+pub fn adding<'a>(config: &'a str, identity: &'a str) -> [&'a str; 6] {
+    [
+        "--config",
+        config,
+        "--mode",
+        "native",
+        "--identity",
+        identity,
+    ]
+}
+
 /// The directory of a lab: the servers' files, and a bpffs for their pins.
 struct Files {
     name: String,

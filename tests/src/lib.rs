@@ -30,6 +30,6 @@ pub use dns::{Resolver, who_by_tcp};
 pub use echo::{Datagrams, Echo};
 pub use host::{Curl, Host};
 pub use http::{Connection, Held, Response};
-pub use lab::{BY_CONNECTIONS, Lab, WITHOUT_CPU};
+pub use lab::{BY_CONNECTIONS, Lab, WITHOUT_CPU, adding};
 pub use process::{Process, Signal};
 pub use server::{Ended, Server};

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use balancer_tests::{Lab, Server, Signal, WITHOUT_CPU, until};
+use balancer_tests::{Lab, Server, Signal, WITHOUT_CPU, adding, until};
 
 /// Group and port of the exchange.
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 99, 18);
@@ -94,14 +94,8 @@ fn two_homes_of_one_address_both_say_so_and_neither_fights() {
     let config = lab.config(WITHOUT_CPU);
     for number in [1, 2] {
         lab.server_mut(number).end_balancer(Signal::SIGTERM);
-        lab.server_mut(number).attach(&[
-            "--config",
-            &config,
-            "--mode",
-            "native",
-            "--identity",
-            "10.77.0.201/24",
-        ]);
+        lab.server_mut(number)
+            .attach(&adding(&config, "10.77.0.201/24"));
     }
     for (number, other) in [(1, "web2"), (2, "web1")] {
         let warning = format!(

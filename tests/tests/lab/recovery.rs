@@ -4,13 +4,11 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use balancer_tests::{
-    BY_CONNECTIONS, Connection, Held, Lab, Resolver, Server, Signal, WITHOUT_CPU, until,
-};
+use balancer_tests::{Connection, Held, Lab, Server, Signal, WITHOUT_CPU, adding, until};
 use serde_json::Value;
 
 use crate::steering::{ipv4, ipv6};
-use crate::udp::{DNS, dns_servers};
+use crate::udp::{resolvers, start_dns};
 
 /// Bounds waits for what takes the time-out, or some reports.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -54,11 +52,8 @@ fn survive_their_directors_host(address: fn(&Server) -> IpAddr) {
 fn udp_flows_keep_their_servers_when_their_directors_host_dies() {
     let Some(mut lab) = Lab::new(3) else { return };
     let address = lab.server(1).address().into();
-    let _daemons = dns_servers(&lab, address);
-    lab.start(&format!("{BY_CONNECTIONS}{DNS}"), "native");
-    let resolvers: Vec<_> = (0..40)
-        .map(|_| Resolver::new(&lab.client, address))
-        .collect();
+    let _daemons = start_dns(&mut lab, address, "native");
+    let resolvers = resolvers(&lab, address, 40);
     let ask = || resolvers.iter().map(|one| one.who().unwrap());
     let names: Vec<_> = ask().collect();
     // From its second packet on a flow is known for what it is.
@@ -133,14 +128,7 @@ fn a_hand_back_breaks_no_connection() {
 fn a_hand_back_to_a_host_that_was_restarted_breaks_no_connection() {
     let Some(mut lab) = Lab::new(3) else { return };
     let config = lab.config(WITHOUT_CPU);
-    let arguments = [
-        "--config",
-        &config,
-        "--mode",
-        "native",
-        "--identity",
-        "10.77.0.201/24",
-    ];
+    let arguments = adding(&config, "10.77.0.201/24");
     lab.start(WITHOUT_CPU, "native");
     lab.server_mut(1).end_balancer(Signal::SIGTERM);
     lab.server_mut(1).attach(&arguments);

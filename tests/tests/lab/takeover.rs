@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use balancer_tests::{Host, Lab, Server, Signal, WITHOUT_CPU, until};
+use balancer_tests::{Host, Lab, Server, Signal, WITHOUT_CPU, adding, until};
 use serde_json::Value;
 
 use crate::host::similar;
@@ -66,14 +66,7 @@ fn an_identity_that_balancer_added_is_handed_over_at_the_end() {
     let config = lab.config(WITHOUT_CPU);
     let address: IpAddr = "10.77.0.201".parse().unwrap();
     lab.server_mut(1).end_balancer(Signal::SIGTERM);
-    let arguments = [
-        "--config",
-        &config,
-        "--mode",
-        "native",
-        "--identity",
-        "10.77.0.201/24",
-    ];
+    let arguments = adding(&config, "10.77.0.201/24");
     lab.server_mut(1).attach(&arguments);
     lab.wait_for_peers();
 

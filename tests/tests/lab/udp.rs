@@ -10,8 +10,7 @@ use balancer_tests::{
 use crate::steering::{ipv4, ipv6};
 
 /// Each query of a new port counts as a connection for a second.
-pub const DNS: &str =
-    "[[service]]\nname = \"dns\"\nports = [\"53/udp\", \"53/tcp\"]\ncapacity = 20\n";
+const DNS: &str = "[[service]]\nname = \"dns\"\nports = [\"53/udp\", \"53/tcp\"]\ncapacity = 20\n";
 
 const ECHO: &str = "[[service]]\nname = \"echo\"\nports = [\"7000/udp\"]\ncapacity = 20\n";
 const ECHO_PORT: u16 = 7000;
@@ -31,16 +30,13 @@ fn dns_queries_over_ipv6_are_shared_in_generic_mode() {
 fn dns_queries_are_shared(mode: &str, address: fn(&Server) -> IpAddr) {
     let Some(mut lab) = Lab::new(3) else { return };
     let address = address(lab.server(1));
-    let _daemons = dns_servers(&lab, address);
-    lab.start(&format!("{BY_CONNECTIONS}{DNS}"), mode);
+    let _daemons = start_dns(&mut lab, address, mode);
 
-    let mut resolvers: Vec<_> = (0..8)
-        .map(|_| Resolver::new(&lab.client, address))
-        .collect();
+    let mut resolvers = resolvers(&lab, address, 8);
     for resolver in &resolvers {
         assert_eq!(resolver.who().unwrap(), "web1", "below the level");
     }
-    resolvers.extend((0..32).map(|_| Resolver::new(&lab.client, address)));
+    resolvers.extend(self::resolvers(&lab, address, 32));
     let names: Vec<_> = resolvers.iter().map(|one| one.who().unwrap()).collect();
     let answered = |by: &str| names.iter().filter(|name| *name == by).count();
     let answered = ["web1", "web2", "web3"].map(answered);
@@ -71,11 +67,8 @@ fn dns_queries_are_shared(mode: &str, address: fn(&Server) -> IpAddr) {
 fn queries_of_a_dead_peers_clients_go_on_at_once() {
     let Some(mut lab) = Lab::new(3) else { return };
     let address = lab.server(1).address().into();
-    let _daemons = dns_servers(&lab, address);
-    lab.start(&format!("{BY_CONNECTIONS}{DNS}"), "native");
-    let resolvers: Vec<_> = (0..40)
-        .map(|_| Resolver::new(&lab.client, address))
-        .collect();
+    let _daemons = start_dns(&mut lab, address, "native");
+    let resolvers = resolvers(&lab, address, 40);
     let answered = || resolvers.iter().map(|one| one.who().unwrap());
     let of_web2: Vec<_> = answered().map(|name| name == "web2").collect();
     assert!(of_web2.contains(&true));
@@ -145,8 +138,8 @@ fn large_datagrams_arrive_in_fragments(mode: &str, address: fn(&Server) -> IpAdd
     );
 }
 
-/// Starts a DNS server on each server, and waits until the first one answers at `address`.
-pub fn dns_servers(lab: &Lab, address: IpAddr) -> Vec<Process> {
+/// Starts a DNS server on each server, waits until each answers in the family of `address`, and starts balancer before them.
+pub fn start_dns(lab: &mut Lab, address: IpAddr, mode: &str) -> Vec<Process> {
     let daemons = lab.servers().iter();
     let daemons = daemons
         .map(|server| server.start_daemon(Daemon::Dns))
@@ -160,5 +153,12 @@ pub fn dns_servers(lab: &Lab, address: IpAddr) -> Vec<Process> {
             who_by_tcp(&lab.client, own).is_ok()
         });
     }
+    lab.start(&format!("{BY_CONNECTIONS}{DNS}"), mode);
     daemons
+}
+
+/// Clients of the DNS server at `address`, each with a port of its own.
+pub fn resolvers(lab: &Lab, address: IpAddr, count: usize) -> Vec<Resolver> {
+    let resolvers = (0..count).map(|_| Resolver::new(&lab.client, address));
+    resolvers.collect()
 }
