@@ -40,6 +40,17 @@ pub fn bind(port: u16, count: usize, service: &Service) -> Result<Vec<TcpListene
         .with_context(|| format!("service {}", service.name))
 }
 
+/// Sets what all connections of clients have. Without the first, an answer's last piece may wait for an acknowledgement; the
+/// others find clients that are gone, behind a WebSocket, say.
+pub fn prepare(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE),
+    )
+}
+
 fn open(port: u16, shared: bool) -> io::Result<TcpListener> {
     let bind = |domain, address: SocketAddr| -> io::Result<TcpListener> {
         let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
@@ -49,14 +60,8 @@ fn open(port: u16, shared: bool) -> io::Result<TcpListener> {
         if domain == Domain::IPV6 {
             socket.set_only_v6(false)?;
         }
-        // What connections get from their listener costs none of them a system call. Without the first, an answer's last piece
-        // may wait for an acknowledgement; the others find clients that are gone, behind a WebSocket, say.
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_keepalive(
-            &TcpKeepalive::new()
-                .with_time(KEEPALIVE)
-                .with_interval(KEEPALIVE),
-        )?;
+        // What connections get from their listener costs none of them a system call.
+        prepare(&socket)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(TcpListener::from(socket))

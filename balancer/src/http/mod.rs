@@ -11,6 +11,7 @@ mod body;
 mod choice;
 mod connection;
 pub mod explain;
+mod handoff;
 mod head;
 mod hop;
 mod link;
