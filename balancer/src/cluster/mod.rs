@@ -205,6 +205,18 @@ impl Outbox {
         let query = self.questions.ask(now);
         self.send(to, query);
     }
+
+    /// The flows on `identity` are no affair of this server's any more.
+    fn forget_flows(&mut self, identity: IpAddr) {
+        self.events.retain_mut(|event| match event {
+            Event::Recover { identity: of, .. } | Event::Recovered(of) => *of != identity,
+            Event::Flows(flows) => {
+                flows.retain(|flow| flow.identity.ip() != identity);
+                !flows.is_empty()
+            }
+            _ => true,
+        });
+    }
 }
 
 impl Cluster {
@@ -324,16 +336,16 @@ impl Cluster {
     }
 
     /// Asks for the flows on `identities` of this server's: one peer, or all.
+    /// Some may have been released while the driver read its own connections.
     pub fn recover(&mut self, now: Timestamp, identities: &[IpAddr], of: Option<ServerId>) {
         let options = self.reporter.options();
-        self.asker.recover(
-            now,
-            identities,
-            of,
-            options,
-            &self.membership,
-            &mut self.out,
-        );
+        let mut held = identities.to_vec();
+        held.retain(|identity| self.takeover.holds(identity));
+        if held.is_empty() {
+            return;
+        }
+        self.asker
+            .recover(now, &held, of, options, &self.membership, &mut self.out);
     }
 
     /// Takes in the flows that [`Event::FlowsWanted`] asked for.
@@ -458,6 +470,7 @@ impl Cluster {
         let sight = sight(&self.reporter, &self.membership, able);
         self.takeover
             .settle(now, &sight, self.timing, &mut self.out);
+        self.asker.keep(|identity| self.takeover.holds(identity));
         let holdings = Holdings {
             identities: self.takeover.reports(),
             able,

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use super::super::membership::Membership;
 use super::super::{
-    Destination, Event, Message, Options, Outbox, Refused, ServerId, Status, Timestamp,
+    Destination, Event, MAX_IDENTITIES, Message, Options, Outbox, Refused, ServerId, Status,
+    Timestamp,
 };
 use super::{FlowsPart, FlowsQuery, LISTENING, MAX_FLOWS, PATIENCE, RETRY, WINDOW};
 
@@ -32,6 +33,8 @@ struct Session {
     /// The first one that wasn't asked for yet.
     window: u32,
     flows: usize,
+    /// What came up meanwhile: it is asked when this is answered.
+    then: BTreeSet<IpAddr>,
 }
 
 impl Asker {
@@ -66,9 +69,18 @@ impl Asker {
             .filter(online)
             .collect();
         for peer in peers {
+            let identities = identities.iter().copied().collect();
             self.begin(now, peer, identities, me, membership, out);
         }
         self.settle(now, out);
+    }
+
+    /// Looks no more for flows on identities that aren't `held` any more.
+    pub fn keep(&mut self, held: impl Fn(&IpAddr) -> bool) {
+        self.open.retain(&held);
+        for session in self.sessions.values_mut() {
+            session.then.retain(&held);
+        }
     }
 
     /// Takes in a part of an answer.
@@ -96,6 +108,7 @@ impl Asker {
             .flows
             .iter()
             .filter_map(|flow| flow.read(from, &session.identities))
+            .filter(|flow| self.open.contains(&flow.identity.ip()))
             .collect();
         let too_many = session.flows > MAX_FLOWS;
         let window_is_in = session.next == session.window;
@@ -103,7 +116,7 @@ impl Asker {
             out.events.push_back(Event::Flows(flows));
         }
         if part.last || too_many {
-            self.sessions.remove(&from);
+            self.end(now, from, me, membership, out);
             self.settle(now, out);
         } else if window_is_in {
             self.ask(now, from, me, membership, out);
@@ -121,8 +134,14 @@ impl Asker {
     ) {
         // Its first query goes out now, however long ago it was written.
         self.introduced = self.introduced.min(now + LISTENING);
-        self.sessions
-            .retain(|id, session| is_online(membership, *id) && now < session.since + PATIENCE);
+        self.sessions.retain(|id, _| is_online(membership, *id));
+        let given_up: Vec<_> = (self.sessions.iter())
+            .filter(|(_, session)| session.since + PATIENCE <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in given_up {
+            self.end(now, id, me, membership, out);
+        }
         let due = |session: &Session| session.asked + RETRY <= now;
         let unanswered: Vec<_> = (self.sessions.iter())
             .filter(|(_, session)| due(session))
@@ -142,30 +161,51 @@ impl Asker {
         retries.chain(introduced).min().unwrap_or(Timestamp::NEVER)
     }
 
+    /// Asks `peer`, once it has answered what it is being asked: a question that came again and again would else never be
+    /// answered.
     fn begin(
         &mut self,
         now: Timestamp,
         peer: ServerId,
-        identities: &[IpAddr],
+        identities: BTreeSet<IpAddr>,
         me: &Options,
         membership: &Membership,
         out: &mut Outbox,
     ) {
-        let mut all: BTreeSet<_> = identities.iter().copied().collect();
-        if let Some(session) = self.sessions.get(&peer) {
-            all.extend(&session.identities);
+        if let Some(running) = self.sessions.get_mut(&peer) {
+            // What it told was collected before this came up.
+            running.then.extend(identities);
+            return;
         }
+        let mut now_asked = Vec::from_iter(identities);
+        let then = now_asked.split_off(now_asked.len().min(MAX_IDENTITIES));
         let session = Session {
             number: out.questions.number(),
-            identities: all.into_iter().collect(),
+            identities: now_asked,
             since: now,
             asked: now,
             next: 0,
             window: 0,
             flows: 0,
+            then: then.into_iter().collect(),
         };
         self.sessions.insert(peer, session);
         self.ask(now, peer, me, membership, out);
+    }
+
+    fn end(
+        &mut self,
+        now: Timestamp,
+        peer: ServerId,
+        me: &Options,
+        membership: &Membership,
+        out: &mut Outbox,
+    ) {
+        let ended = self.sessions.remove(&peer);
+        let then = ended.map(|session| session.then).unwrap_or_default();
+        if !then.is_empty() {
+            self.begin(now, peer, then, me, membership, out);
+        }
     }
 
     fn ask(
@@ -203,7 +243,9 @@ impl Asker {
         }
         let asked = |identity: &IpAddr| {
             let mut sessions = self.sessions.values();
-            sessions.any(|session| session.identities.contains(identity))
+            sessions.any(|session| {
+                session.identities.contains(identity) || session.then.contains(identity)
+            })
         };
         self.open.retain(|identity| {
             let open = asked(identity);

@@ -7,11 +7,12 @@ use balancer_common::wire::{TCP, UDP};
 use ipnet::IpNet;
 
 use super::super::{
-    Cluster, Destination, Estate, Event, Home, Message, Options, OwnState, Refused, Timestamp,
-    Transmit,
+    Assumed, Cluster, Destination, Estate, Event, Home, MAX_IDENTITIES, Message, Options, OwnState,
+    Refused, Timestamp, Transmit,
 };
 use super::*;
 
+const START: Timestamp = Timestamp(1_000_000_000_000);
 const STEP: Duration = Duration::from_millis(1);
 
 /// Server `n` is in place `n - 1` everywhere.
@@ -28,12 +29,21 @@ struct Network {
     /// All that reached the first one.
     heard: Vec<(SocketAddr, Message)>,
     transmits: usize,
+    /// Times that flows were collected.
+    collected: usize,
 }
 
 impl Network {
     fn new(servers: u64, loss_percent: u8) -> Self {
-        let now = Timestamp(1_000_000_000_000);
-        let servers: Vec<_> = (1..=servers).map(|id| start(now, id, 1)).collect();
+        let now = START;
+        Self::of(
+            now,
+            (1..=servers).map(|id| start(now, id, 1)).collect(),
+            loss_percent,
+        )
+    }
+
+    fn of(now: Timestamp, servers: Vec<Cluster>, loss_percent: u8) -> Self {
         let mut network = Self {
             now,
             random: fastrand::Rng::with_seed(7),
@@ -44,6 +54,7 @@ impl Network {
             recovered: Vec::new(),
             heard: Vec::new(),
             transmits: 0,
+            collected: 0,
         };
         network.run(1_500);
         network.heard.clear();
@@ -99,6 +110,7 @@ impl Network {
     fn act(&mut self, index: usize, event: Event) {
         match event {
             Event::FlowsWanted { by, session, .. } => {
+                self.collected += 1;
                 let flows = self.flows[index].clone();
                 self.servers[index].tell_flows(by, session, &flows);
             }
@@ -122,12 +134,17 @@ impl Network {
 
 /// The first server is the home of the first identity.
 fn start(now: Timestamp, id: u64, boot: u64) -> Cluster {
+    start_with(now, id, boot, Vec::new())
+}
+
+fn start_with(now: Timestamp, id: u64, boot: u64, adopted: Vec<Assumed>) -> Cluster {
     let home = Home {
         address: IpNet::new(identity(1), 24).unwrap(),
         kept: true,
     };
     let estate = Estate {
         homes: (id == 1).then_some(home).into_iter().collect(),
+        adopted,
         ..Estate::default()
     };
     let options = Options {
@@ -286,6 +303,93 @@ fn what_was_recorded_is_refused() {
     assert_eq!(ask(at(0)), Err(Refused::Replayed));
     let stranger = SocketAddr::from((Ipv4Addr::new(10, 9, 9, 9), 9918));
     assert_eq!(ask(stranger), Err(Refused::Unproven));
+}
+
+#[test]
+fn a_question_that_comes_again_and_again_is_answered() {
+    let mut network = Network::new(2, 0);
+    network.collected = 0;
+    network.flows[1] = (0..100)
+        .map(|number| flow(2, identity(1), number))
+        .collect();
+    network.recover(&[identity(1)]);
+    for _ in 0..9 {
+        let now = network.now;
+        network.servers[0].recover(now, &[identity(1)], None);
+    }
+    network.flush();
+    // What was running has gone on, and then all the others were one.
+    assert_eq!(network.collected, 2);
+    assert_eq!(network.told.len(), 200);
+    assert_eq!(network.recovered.len(), 1);
+}
+
+#[test]
+fn what_a_peer_tells_of_an_identity_that_was_released_is_not_told_on() {
+    let wanted = identity(2);
+    let assumed = Assumed {
+        address: IpNet::new(wanted, 24).unwrap(),
+        home: ServerId(1_000),
+        term: 2,
+    };
+    for told_before in [false, true] {
+        let caretaker = start_with(START, 1, 1, vec![assumed]);
+        let mut network = Network::of(START, vec![caretaker, start(START, 2, 1)], 0);
+        network.collected = 0;
+        let now = network.now;
+        network.flows[1] = vec![flow(2, wanted, 1)];
+        network.recover(&[wanted]);
+        let release = |network: &mut Network| {
+            // A host that nobody knows uses it.
+            network.servers[0].handle_conflict(now, wanted, [2; 6]);
+        };
+        if !told_before {
+            release(&mut network);
+        }
+        while let Some(Transmit { message, .. }) = network.servers[0].poll_transmit() {
+            network.deliver(0, 1, &message);
+        }
+        while let Some(event) = network.servers[1].poll_event() {
+            network.act(1, event);
+        }
+        while let Some(Transmit { message, .. }) = network.servers[1].poll_transmit() {
+            network.deliver(1, 0, &message);
+        }
+        if told_before {
+            release(&mut network);
+        }
+        network.run(100);
+        assert_eq!(network.collected, 1);
+        assert_eq!(network.told, []);
+        assert_eq!(network.recovered, []);
+        // Nor is it asked about.
+        network.recover(&[wanted]);
+        network.run(100);
+        assert_eq!(network.collected, 1);
+    }
+}
+
+#[test]
+fn no_query_is_longer_than_peers_accept() {
+    let mut network = Network::new(2, 0);
+    let all: Vec<_> = (0..=MAX_IDENTITIES as u8).map(identity).collect();
+    let now = network.now;
+    (network.collected, network.recovered) = (0, Vec::new());
+    let Cluster {
+        asker,
+        reporter,
+        membership,
+        out,
+        ..
+    } = &mut network.servers[0];
+    let me = reporter.options();
+    for identities in all.chunks(MAX_IDENTITIES) {
+        asker.recover(now, identities, None, me, membership, out);
+    }
+    asker.recover(now, &all, None, me, membership, out);
+    network.flush();
+    assert_eq!(network.collected, 3);
+    assert_eq!(network.recovered.len(), all.len());
 }
 
 #[test]

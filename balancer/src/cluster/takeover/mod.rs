@@ -145,6 +145,12 @@ impl Takeover {
         now >= self.unable_until
     }
 
+    /// Whether this server has this identity.
+    pub fn holds(&self, address: &IpAddr) -> bool {
+        let identity = self.identities.get(address);
+        identity.is_some_and(|identity| identity.is_held_by(self.me))
+    }
+
     fn held(&self) -> impl Iterator<Item = &Identity> {
         self.identities
             .values()
@@ -377,6 +383,7 @@ impl Takeover {
             && identity.home != me
         {
             pass(now, identity, None, Reason::NotAdded, out);
+            out.forget_flows(address);
             self.unable_until = now + timing.timeout() * UNABLE_TIMEOUTS;
         }
     }
@@ -499,6 +506,7 @@ fn release(
     out: &mut Outbox,
 ) {
     pass(now, identity, holder, reason, out);
+    out.forget_flows(identity.address.addr());
     out.moves.push_back(Event::Release(identity.address.addr()));
 }
 
