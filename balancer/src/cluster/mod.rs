@@ -122,13 +122,15 @@ pub enum Event {
     /// An identity has another holder, or none: see [`Cluster::identities`].
     Moved(IpAddr),
     /// This server has got this identity, or has it back, and knows only of some of the flows on it: find out which are its
-    /// own, then call [`Cluster::recover`]. Until [`Event::Recovered`], but no longer than [`GRACE`], clients are better
-    /// not answered that a flow isn't known here.
+    /// own, then call [`Cluster::recover`].
     Recover {
         /// The identity.
         identity: IpAddr,
         /// Only this peer can know more; `None`: all can.
         of: Option<ServerId>,
+        /// Until [`Event::Recovered`], but no longer than [`GRACE`], clients are better not answered that a flow isn't known
+        /// here. `false`: it came up too often for that.
+        grace: bool,
     },
     /// Collect the flows that this server has on `identities`, then call [`Cluster::tell_flows`].
     FlowsWanted {
@@ -326,7 +328,7 @@ impl Cluster {
         }
         let is_online = |peer: &Peer| peer.status == Status::Online;
         if before != Some(Status::Online) && self.membership.peer(id).is_some_and(is_online) {
-            self.takeover.meet(id, &mut self.out);
+            self.takeover.meet(now, id, timing, &mut self.out);
         }
         if before.is_some_and(|before| before != Status::Online) {
             self.takeover.come_together(now, timing, &mut self.out);

@@ -65,7 +65,11 @@ impl Running {
                     "server {id} has the same name, {name}: give each a name of its own"
                 )),
             ),
-            Event::Recover { identity, of } => self.recover(vec![identity], of)?,
+            Event::Recover {
+                identity,
+                of,
+                grace,
+            } => self.recover(vec![identity], of, grace)?,
             Event::FlowsWanted {
                 by,
                 session,

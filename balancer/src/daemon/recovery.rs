@@ -84,16 +84,29 @@ impl Recovery {
             collected,
         }
     }
+
+    /// This server hasn't this identity any more: what it waits for is none of its affairs.
+    pub(super) fn forget(&mut self, identity: IpAddr) {
+        self.sought.remove(&identity);
+        self.questions.retain(|(of, _)| *of != identity);
+    }
 }
 
 impl Running {
     /// Looks for the flows on `identities`, which this server has got: its own first, then those of one peer or of all.
-    /// Packets of unknown flows are dropped until then, for [`GRACE`] at the most.
-    pub(super) fn recover(&mut self, identities: Vec<IpAddr>, of: Option<ServerId>) -> Result<()> {
+    /// With a `grace`, packets of unknown flows are dropped until then, for [`GRACE`] at the most.
+    pub(super) fn recover(
+        &mut self,
+        identities: Vec<IpAddr>,
+        of: Option<ServerId>,
+        grace: bool,
+    ) -> Result<()> {
         let now = clock::monotonic();
         let until = now + GRACE;
         for identity in identities {
-            own::set_grace(&mut self.datapath.maps, identity, until)?;
+            if grace {
+                own::set_grace(&mut self.datapath.maps, identity, until)?;
+            }
             let sought = self.recovery.sought.entry(identity);
             let sought = sought.or_insert_with(|| Sought {
                 since: now,
@@ -104,8 +117,10 @@ impl Running {
             sought.begun += 1;
             self.recovery.questions.push((identity, of));
         }
-        self.settings.grace_until_ns = until.0;
-        self.write_settings()?;
+        if grace {
+            self.settings.grace_until_ns = until.0;
+            self.write_settings()?;
+        }
         self.read_own();
         Ok(())
     }

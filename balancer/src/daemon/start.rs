@@ -97,7 +97,7 @@ impl Running {
         self.services.review_sockets(&mut self.datapath.maps)?;
         self.report(prepared)?;
         // Flows on the identities may be with peers, which aren't known yet.
-        self.recover(takeover::held(prepared).into_iter().collect(), None)?;
+        self.recover(takeover::held(prepared).into_iter().collect(), None, true)?;
         for interface in &prepared.interfaces {
             let state = self.datapath.attach(interface, prepared.options.mode)?;
             log::info!("attached to {} in {} mode", interface.name, state.name());

@@ -29,7 +29,7 @@ impl Running {
         // Before the first packet comes it is known that only services are to be served there, and unknown flows not reset.
         prepared.assumed.insert(address, interface.index);
         self.set_held(prepared)?;
-        self.recover(vec![address], None)?;
+        self.recover(vec![address], None, true)?;
         let added = prepared
             .host
             .assume(
@@ -55,6 +55,7 @@ impl Running {
 
     /// Removes an identity of another server from this host.
     pub(super) async fn release(&mut self, prepared: &mut Prepared, address: IpAddr) -> Result<()> {
+        self.recovery.forget(address);
         // As long as the address is there, none but services are served on it.
         prepared.host.release(address).await?;
         prepared.assumed.remove(&address);

@@ -411,7 +411,7 @@ impl World {
                 self.announce(index, address);
                 self.recover(index, address, None);
             }
-            Event::Recover { identity, of } => self.recover(index, identity, of),
+            Event::Recover { identity, of, .. } => self.recover(index, identity, of),
             Event::FlowsWanted {
                 by,
                 session,

@@ -114,7 +114,7 @@ impl Network {
                 let flows = self.flows[index].clone();
                 self.servers[index].tell_flows(by, session, &flows);
             }
-            Event::Recover { identity, of } => {
+            Event::Recover { identity, of, .. } => {
                 self.servers[index].recover(self.now, &[identity], of);
             }
             Event::Flows(flows) if index == 0 => self.told.extend(flows),

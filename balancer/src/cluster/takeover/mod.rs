@@ -22,6 +22,7 @@
 //! term and announces itself, and that holder lets go. Of two caretakers the one with the higher term has it, then the
 //! one with the lower id. Of two homes (a wrong configuration) neither gives in, and neither fights.
 
+mod doubts;
 mod election;
 mod identity;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use identity::{Identity, Reason};
 pub(super) use election::Sight;
 
 use super::{Event, IdentityReport, MAX_IDENTITIES, Outbox, Report, ServerId, Timestamp, Timing};
+use doubts::{Cause, Doubts};
 use election::Standing;
 use identity::Probe;
 
@@ -84,6 +86,7 @@ pub(super) struct Takeover {
     me: ServerId,
     require: Require,
     identities: BTreeMap<IpAddr, Identity>,
+    doubts: Doubts,
     /// Until when this server leaves takeovers to others.
     unable_until: Timestamp,
     next: Timestamp,
@@ -112,6 +115,7 @@ impl Takeover {
             me,
             require: estate.require,
             identities,
+            doubts: Doubts::default(),
             unable_until: Timestamp(0),
             next: Timestamp::NEVER,
         }
@@ -194,20 +198,20 @@ impl Takeover {
     }
 
     /// Server `peer` can be asked from now on: it may have flows on what this one holds.
-    pub fn meet(&self, peer: ServerId, out: &mut Outbox) {
-        self.look_for_flows(Some(peer), out);
+    pub fn meet(&mut self, now: Timestamp, peer: ServerId, timing: Timing, out: &mut Outbox) {
+        let held: Vec<_> = self.held().map(|one| one.address.addr()).collect();
+        for identity in held {
+            (self.doubts).raise(now, identity, Cause::Met(peer), timing, out);
+        }
     }
 
     /// This server didn't run for so long that others may have had what it holds.
     pub fn wake(&self, out: &mut Outbox) {
-        self.look_for_flows(None, out);
-    }
-
-    fn look_for_flows(&self, of: Option<ServerId>, out: &mut Outbox) {
         for identity in self.held() {
             out.events.push_back(Event::Recover {
                 identity: identity.address.addr(),
-                of,
+                of: None,
+                grace: true,
             });
         }
     }
@@ -240,7 +244,14 @@ impl Takeover {
         match identity.holder {
             Some(holder) if holder == me && identity.home == me => {
                 identity.term = identity.term.max(claim.term.saturating_add(1));
-                reclaim(now, identity, timing, out);
+                reclaim(
+                    now,
+                    identity,
+                    Cause::Claim(from),
+                    &mut self.doubts,
+                    timing,
+                    out,
+                );
             }
             Some(holder) if holder == me => {
                 if is_home || rank(claim.term, from) > rank(identity.term, me) {
@@ -252,7 +263,14 @@ impl Takeover {
                     identity.term = identity.term.max(claim.term);
                     release(now, identity, Some(from), reason, out);
                 } else {
-                    reclaim(now, identity, timing, out);
+                    reclaim(
+                        now,
+                        identity,
+                        Cause::Claim(from),
+                        &mut self.doubts,
+                        timing,
+                        out,
+                    );
                 }
             }
             Some(holder) if holder == from => identity.term = identity.term.max(claim.term),
@@ -346,7 +364,7 @@ impl Takeover {
         if identity.home == me {
             // A stranger's host would go on, and so would another home: that is for the operator, whom the driver warns.
             if by.is_some_and(|report| !is_home_too(report)) {
-                reclaim(now, identity, timing, out);
+                reclaim(now, identity, Cause::Frame, &mut self.doubts, timing, out);
             }
             return;
         }
@@ -398,6 +416,12 @@ impl Takeover {
     /// Asks and claims what is due.
     pub fn settle(&mut self, now: Timestamp, sight: &Sight, timing: Timing, out: &mut Outbox) {
         let (me, require) = (self.me, self.require);
+        let identities = &self.identities;
+        let is_held = |address: &IpAddr| {
+            let identity = identities.get(address);
+            identity.is_some_and(|identity| identity.is_held_by(me))
+        };
+        self.doubts.handle_timeout(now, is_held, timing, out);
         let mut held = self.held().count();
         self.next = if self.is_able(now) {
             Timestamp::NEVER
@@ -455,7 +479,7 @@ impl Takeover {
                 }
             }
         }
-        self.next = next;
+        self.next = next.min(self.doubts.next_timeout(timing));
     }
 
     /// When [`Self::settle`] has something to do.
@@ -510,23 +534,24 @@ fn release(
     out.moves.push_back(Event::Release(identity.address.addr()));
 }
 
-/// Says again on the link who has the identity, but not at each frame: the other one may do the same. `true`: it was said.
-fn defend(now: Timestamp, identity: &mut Identity, timing: Timing, out: &mut Outbox) -> bool {
-    let due = now.since(identity.defended) >= timing.gap();
-    if due {
+/// Says again on the link who has the identity, but not at each frame: the other one may do the same.
+fn defend(now: Timestamp, identity: &mut Identity, timing: Timing, out: &mut Outbox) {
+    if now.since(identity.defended) >= timing.gap() {
         identity.defended = now;
         out.events
             .push_back(Event::Announce(identity.address.addr()));
     }
-    due
 }
 
 /// As [`defend`], against another holder, who has got flows on it that this server doesn't know of.
-fn reclaim(now: Timestamp, identity: &mut Identity, timing: Timing, out: &mut Outbox) {
-    if defend(now, identity, timing, out) {
-        out.events.push_back(Event::Recover {
-            identity: identity.address.addr(),
-            of: None,
-        });
-    }
+fn reclaim(
+    now: Timestamp,
+    identity: &mut Identity,
+    cause: Cause,
+    doubts: &mut Doubts,
+    timing: Timing,
+    out: &mut Outbox,
+) {
+    defend(now, identity, timing, out);
+    doubts.raise(now, identity.address.addr(), cause, timing, out);
 }

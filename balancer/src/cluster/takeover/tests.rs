@@ -1,7 +1,7 @@
 //! One server's takeovers, step by step; many servers' are in `tests/takeover`.
 
 use super::*;
-use crate::cluster::{Cluster, Link, Message, Options, OwnState, Refused};
+use crate::cluster::{Cluster, GRACE, Link, Message, Options, OwnState, Refused};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ struct Bench {
     now: Timestamp,
     nonce: u64,
     sequence: u64,
+    /// When flows were to be looked for, in milliseconds from the start, and whether with a grace.
+    questions: Vec<(u64, bool)>,
 }
 
 impl Bench {
@@ -54,6 +56,7 @@ impl Bench {
             now: START,
             nonce: 0,
             sequence: 0,
+            questions: Vec::new(),
         };
         let own = OwnState {
             links: vec![link(ME)],
@@ -159,14 +162,24 @@ impl Bench {
                 self.nonce = nonce;
             }
         }
-        let all = std::iter::from_fn(|| self.cluster.poll_event());
-        all.filter(|event| {
-            matches!(
-                event,
-                Event::ProbeIdentity(_) | Event::Assume(_) | Event::Release(_) | Event::Announce(_)
-            )
-        })
-        .collect()
+        let all: Vec<_> = std::iter::from_fn(|| self.cluster.poll_event()).collect();
+        let millis = self.now.since(START).as_millis() as u64;
+        for event in &all {
+            if let Event::Recover { grace, .. } = event {
+                self.questions.push((millis, *grace));
+            }
+        }
+        all.into_iter()
+            .filter(|event| {
+                matches!(
+                    event,
+                    Event::ProbeIdentity(_)
+                        | Event::Assume(_)
+                        | Event::Release(_)
+                        | Event::Announce(_)
+                )
+            })
+            .collect()
     }
 
     fn known(&self) -> &Identity {
@@ -481,4 +494,77 @@ fn what_a_daemon_before_had_taken_over_is_kept_until_its_home_is_back() {
     assert!(bench.holds());
     assert_eq!(bench.known().reason, Reason::Adopted);
     assert_eq!(bench.hear(HOME, &[(HOME, 1)]), [Event::Release(identity())]);
+}
+
+/// For how long packets of unknown flows are dropped, and how often is asked, in the worst 5 s.
+#[test]
+fn whoever_claims_and_yields_again_and_again_silences_nothing() {
+    type Turn = fn(&mut Bench);
+    let claims: Turn = |bench| {
+        bench.hear(OTHER, &[(ME, 900)]);
+        bench.hear(OTHER, &[]);
+    };
+    let returns: Turn = |bench| {
+        let report = bench.report(OTHER, &[]);
+        bench.say(Report {
+            leaving: true,
+            ..report
+        });
+        bench.hear(OTHER, &[]);
+    };
+    let shows: Turn = |bench| {
+        bench
+            .cluster
+            .handle_conflict(bench.now, net(1).addr(), link(OTHER).mac);
+        bench.drain();
+    };
+    for turn in [claims, returns, shows] {
+        let mut bench = Bench::with_own();
+        bench.hear(OTHER, &[]);
+        bench.to(10_000);
+        bench.hear(OTHER, &[]);
+        bench.to(10_500);
+        bench.questions.clear();
+        for millis in (10_500..25_000).step_by(20) {
+            turn(&mut bench);
+            bench.to(millis + 20);
+        }
+        let asked: Vec<_> = bench.questions.iter().map(|(at, _)| *at).collect();
+        let graces = bench.questions.iter().filter(|(_, grace)| *grace);
+        let graces: Vec<_> = graces.map(|(at, _)| *at).collect();
+        assert_eq!(asked[0], 10_500, "at once");
+        assert_eq!(graces[0], asked[0]);
+        let silent = |millis: &u64| {
+            let mut graces = graces.iter();
+            graces.any(|begun| (*begun..begun + GRACE.as_millis() as u64).contains(millis))
+        };
+        for from in (10_500..20_000).step_by(100) {
+            let silent = (from..from + 5_000).filter(silent).count();
+            assert!(silent <= 1_600, "{silent} ms of 5 s from {from}");
+            let of_these = |millis: &&u64| (from..from + 5_000).contains(*millis);
+            let asked = asked.iter().filter(of_these).count();
+            assert!(asked <= 30, "{asked} questions in 5 s from {from}");
+        }
+        // What came up last isn't forgotten.
+        assert!(asked[asked.len() - 1] >= 23_900, "{asked:?}");
+    }
+}
+
+#[test]
+fn one_peers_claims_take_nothing_from_anothers() {
+    let mut bench = Bench::with_own();
+    bench.hear(OTHER, &[]);
+    bench.hear(HOME, &[]);
+    for millis in (100..3_000).step_by(100) {
+        bench.hear(OTHER, &[(ME, 900)]);
+        bench.to(millis);
+    }
+    let late = |(at, grace): &(u64, bool)| *at > 1_500 && *grace;
+    assert!(!bench.questions.iter().any(late));
+    bench.hear(HOME, &[(ME, 901)]);
+    assert!(bench.questions.contains(&(2_900, true)));
+    // Later it has its grace again.
+    bench.to(5_200);
+    bench.hear(OTHER, &[(ME, 902)]);
+    assert!(bench.questions.contains(&(5_200, true)));
 }
