@@ -8,7 +8,7 @@ use balancer_tests::{Held, Lab, Process, until};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[test]
-fn haproxy_goes_by_load_drain_and_health() {
+fn fourth_embodiment_haproxy_goes_by_load_drain_and_health() {
     let Some(mut lab) = Lab::new(2) else { return };
     lab.start(
         "[load]

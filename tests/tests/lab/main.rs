@@ -17,7 +17,6 @@ mod interfaces;
 mod load;
 mod path_mtu;
 mod recovery;
-mod routing;
 mod sample;
 mod set;
 mod steering;

@@ -1,8 +1,12 @@
 //! The HTTP module before real web servers: what clients see, and what web servers are told.
 
+mod cluster;
 mod hostile;
+mod levels;
 mod relay;
+mod routing;
 mod serving;
+mod sessions;
 
 use std::fs;
 use std::process::Command;

@@ -1,0 +1,156 @@
+//! The patent's embodiments, each by its name, with real web servers and a client that keeps cookies: /banking and /securities.
+//! The fourth, behind a proxy, is in `agent.rs`.
+
+use super::cluster::Cluster;
+
+const RULES: &str = r#"
+[[http.rule]]
+name = "banking"
+path = "/banking/*"
+servers = ["web1", "web2"]
+stateful = { end = "/banking/logout" }
+
+[[http.rule]]
+name = "securities"
+path = "/securities/*"
+servers = ["web3"]
+
+[[http.rule]]
+name = "moved"
+path = "/moved/*"
+servers = ["web3"]
+route = "redirect"
+"#;
+
+fn start() -> Option<Cluster> {
+    Cluster::start(|_| RULES.to_owned())
+}
+
+#[test]
+fn second_and_third_embodiment_content_and_load_say_who_answers() {
+    let Some(cluster) = start() else { return };
+    content(&cluster);
+    tricks(&cluster);
+    content_and_load(&cluster);
+}
+
+/// The second embodiment: content alone.
+fn content(cluster: &Cluster) {
+    for (number, path, server) in [
+        (1, "/banking/", "web1"),
+        (2, "/banking/", "web2"),
+        (1, "/securities/", "web3"),
+        (2, "/securities/quote", "web3"),
+        (3, "/securities/quote", "web3"),
+        (1, "/", "web1"),
+        (3, "/", "web3"),
+    ] {
+        let answer = cluster.get(number, path, &[]);
+        assert_eq!(answer.server, server, "{path} of web{number}");
+    }
+    let answer = cluster.get(3, "/banking/", &[]).server;
+    assert!(["web1", "web2"].contains(&answer.as_str()), "{answer}");
+    // The client is sent there, and stays there.
+    assert_eq!(cluster.get(1, "/moved/", &[]).status, 307);
+    assert_eq!(cluster.get(1, "/moved/", &["-L"]).server, "web3");
+}
+
+/// No spelling of a path dodges a rule: each is the rule's, another path's, or refused.
+fn tricks(cluster: &Cluster) {
+    for path in [
+        "/x/..//%73ecurities/",
+        "/banking/../securities/",
+        "/banking/%2e%2e/securities/quote",
+        "/banking/.%2E/./securities/",
+        "//securities//quote",
+        "/./securities/a/..",
+        "/../../securities/",
+        "/securities",
+        "/securities?x=/banking/",
+        "http://www.example.com:8000/securities/",
+    ] {
+        let target = ["--request-target", path];
+        let answer = cluster.get(1, "/", &target);
+        assert_eq!(answer.server, "web3", "{path}");
+    }
+    for path in [
+        "/securities%2fquote",
+        "/banking%5c..%5csecurities/",
+        "/banking/..;/securities/",
+        "/securities/%00",
+        "/%securities/",
+    ] {
+        let answer = cluster.get(1, "/", &["--request-target", path]);
+        assert_eq!((answer.status, answer.server.as_str()), (400, ""), "{path}");
+    }
+    for path in ["/SECURITIES/", "/securities/../x", "/xsecurities/"] {
+        let answer = cluster.get(1, "/", &["--request-target", path]);
+        assert_eq!(answer.server, "web1", "{path}");
+    }
+}
+
+/// The third embodiment, content and load: the other dedicated one, as long as that is lower. And load alone.
+fn content_and_load(cluster: &Cluster) {
+    cluster.set_load(1, 80);
+    cluster.wait_for(1, "/banking/", "web2");
+    let told = cluster.explain(1, "/banking/");
+    assert_eq!(
+        (&told["verdict"], &told["server"]),
+        (&"relay".into(), &"web2".into()),
+        "{told}"
+    );
+    let answer = cluster.get(1, "/", &[]).server;
+    assert!(["web2", "web3"].contains(&answer.as_str()), "{answer}");
+    cluster.set_load(2, 75);
+    cluster.wait_for(1, "/banking/", "web1");
+}
+
+#[test]
+fn fifth_embodiment_a_transaction_stays_where_it_began() {
+    let Some(mut cluster) = start() else { return };
+    let browser = cluster.browser("a");
+    let url = |path: &str| format!("http://www.example.com:8000{path}");
+    let transfer = url("/banking/transfer");
+
+    let home = browser.ask(3, &url("/banking/")).server;
+    assert!(["web1", "web2"].contains(&home.as_str()), "{home}");
+    assert_eq!(browser.tickets(), 1);
+    let (number, other) = if home == "web1" {
+        (1, "web2")
+    } else {
+        (2, "web1")
+    };
+    // Whatever server it reaches, and whatever that one's load is.
+    cluster.set_load(number, 90);
+    cluster.wait_for(number, "/banking/transfer", other);
+    for round in 0..9 {
+        let answer = browser.ask(1 + round % 3, &transfer);
+        assert_eq!(answer.server, home, "round {round}");
+    }
+    // Somebody else isn't held.
+    let answer = cluster.get(number, "/banking/transfer", &[]);
+    assert_eq!(answer.server, other);
+
+    // Its end: then it is routed again.
+    assert_eq!(browser.ask(3, &url("/banking/logout")).server, home);
+    assert_eq!(browser.tickets(), 0);
+    assert_eq!(browser.ask(number, &url("/banking/")).server, other);
+    assert_eq!(browser.ask(number, &transfer).server, other);
+
+    // Its server is down: another one goes on with it.
+    cluster.set_load(number, 0);
+    cluster.lab.server_mut(3 - number).end_nginx();
+    let browser = cluster.browser("a");
+    for server in 1..=3 {
+        cluster.wait_for(server, "/banking/transfer", &home);
+    }
+    for round in 0..6 {
+        let answer = browser.ask(1 + round % 3, &transfer);
+        assert_eq!(answer.server, home, "round {round}");
+    }
+    // A forged ticket is none.
+    let forged = ["-b", "balancer-banking=AAAABBBBCCCC"];
+    assert_eq!(cluster.get(3, "/banking/transfer", &forged).server, home);
+    assert_eq!(cluster.counted(3, "ticket_forged"), 1);
+    assert!(cluster.counted(3, "transaction_kept") > 2);
+}
