@@ -1,7 +1,7 @@
 //! What the routing of requests goes by: the cluster as it is at this moment, service by service.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -51,6 +51,8 @@ impl Running {
     pub(super) fn views(&mut self, prepared: &Prepared) -> Result<Vec<(Name, View)>> {
         let known = |id| prepared.exchange.cluster().peer(id).is_some();
         self.sent.0.retain(|(id, _), _| known(*id));
+        let running = clock::monotonic().since(self.started);
+        let settled = running > prepared.options.config.exchange.timeout();
         let mut views = Vec::new();
         for (index, service) in (0..).zip(self.services.iter()) {
             let Some(http) = &service.http else { continue };
@@ -65,6 +67,7 @@ impl Running {
                     id: prepared.id,
                     name: prepared.options.config.server.name.to_string(),
                     address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    scope: 0,
                     load,
                     cost: 0,
                     sent: Arc::default(),
@@ -79,6 +82,7 @@ impl Running {
                 policy: service.config.levels.policy,
                 peers: online(prepared).filter_map(peer).collect(),
                 steered: !service.routed,
+                settled,
             };
             views.push((service.config.name.clone(), view));
         }
@@ -172,6 +176,10 @@ fn server(peer: &Peer, theirs: &ServiceReport, sent: Arc<AtomicU32>) -> Server {
         id: peer.report.server,
         name: peer.report.name.clone(),
         address: peer.from.ip(),
+        scope: match peer.from {
+            SocketAddr::V4(_) => 0,
+            SocketAddr::V6(from) => from.scope_id(),
+        },
         load: theirs.load,
         cost: theirs.cost,
         sent,

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use tokio::time::{Sleep, sleep};
 use super::link::Link;
 use super::pool::Home;
 use super::watch::{InFlight, Watch};
+use crate::cluster::Timestamp;
+use crate::exchange::clock;
 
 /// Why a body ends too early.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +46,15 @@ pub struct Upload {
     body: Incoming,
     timer: Timer,
     watch: Arc<Watch>,
+    progress: Arc<Progress>,
+}
+
+/// How an upload goes.
+pub struct Progress {
+    /// When some of it went last, in nanoseconds.
+    moved: AtomicU64,
+    /// The client is waited for, which has a limit of its own.
+    waiting: AtomicBool,
 }
 
 /// The body of an answer, and what ends with it.
@@ -76,12 +88,36 @@ impl RequestBody {
             body,
             timer: Timer::new(patience),
             watch: watch.clone(),
+            progress: Arc::new(Progress {
+                moved: AtomicU64::new(clock::monotonic().0),
+                waiting: AtomicBool::new(false),
+            }),
         }))
+    }
+
+    /// How it goes, if there is one.
+    pub fn progress(&self) -> Option<Arc<Progress>> {
+        match self {
+            Self::Empty => None,
+            Self::Stream(upload) => Some(upload.progress.clone()),
+        }
+    }
+}
+
+impl Progress {
+    /// How long an answer may still take that may take so long after the last of the request.
+    pub fn left(&self, patience: Duration) -> Duration {
+        if self.waiting.load(Relaxed) {
+            return patience;
+        }
+        let moved = Timestamp(self.moved.load(Relaxed));
+        patience.saturating_sub(clock::monotonic().since(moved))
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
+        self.progress.waiting.store(false, Relaxed);
         if !self.body.is_end_stream() {
             self.watch.on_unread();
         }
@@ -91,6 +127,7 @@ impl Drop for Upload {
 impl Answer {
     /// A short text.
     pub fn text(text: impl Into<Bytes>, flight: InFlight) -> Self {
+        flight.on_offer(true);
         Self {
             source: Source::Text(Some(text.into())),
             flight: Some(flight),
@@ -114,6 +151,7 @@ impl Answer {
         patience: Duration,
         flight: InFlight,
     ) -> Self {
+        flight.on_offer(true);
         Self {
             source: Source::Link(Box::new(Download {
                 timer: Timer::new(patience),
@@ -123,6 +161,13 @@ impl Answer {
                 home,
             })),
             flight: Some(flight),
+        }
+    }
+
+    /// What answers HEAD has no body, and a text of this server's own would be one.
+    pub fn leave_text(&mut self) {
+        if let Source::Text(text) = &mut self.source {
+            *text = None;
         }
     }
 
@@ -228,10 +273,13 @@ impl Body for RequestBody {
         let Self::Stream(upload) = self.get_mut() else {
             return Poll::Ready(None);
         };
-        let Poll::Ready(frame) = Pin::new(&mut upload.body).poll_frame(context) else {
+        let polled = Pin::new(&mut upload.body).poll_frame(context);
+        upload.progress.waiting.store(polled.is_pending(), Relaxed);
+        let Poll::Ready(frame) = polled else {
             return upload.timer.poll(context).map(|error| Some(Err(error)));
         };
         upload.timer.restart();
+        upload.progress.moved.store(clock::monotonic().0, Relaxed);
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
     }
 
@@ -258,10 +306,16 @@ impl Body for Answer {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.get_mut().source {
+        let answer = self.get_mut();
+        let polled = match &mut answer.source {
             Source::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Source::Link(download) => download.poll_frame(context),
+        };
+        if let Some(flight) = &answer.flight {
+            // What comes next is asked for when the client has taken this.
+            flight.on_offer(polled.is_ready());
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

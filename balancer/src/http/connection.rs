@@ -18,10 +18,10 @@ use super::head::Introduction;
 use super::link::Link;
 use super::proxy_protocol::{self, Header};
 use super::request;
-use super::site::Site;
 use super::stream::ClientStream;
 use super::watch::{Order, Watch};
 use super::worker::Place;
+use crate::config::Limits;
 
 /// How HTTP/2 begins (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -39,16 +39,12 @@ const STREAM_BUFFER_MAX: usize = 64 * 1024;
 pub struct Client {
     /// Who serves it, and what it is of.
     pub place: Place,
-    /// What it goes by.
-    pub site: Arc<Site>,
     /// The client, as a trusted proxy says, or as the kernel does.
     pub address: SocketAddr,
     /// The other end of the connection: the client, a proxy or a peer.
     pub sender: IpAddr,
     /// Where it connected to.
     pub server: SocketAddr,
-    /// The other end of the connection is believed what it says of its clients.
-    pub believed: bool,
     /// By TLS.
     pub tls: bool,
     /// What web servers are told of it.
@@ -94,21 +90,21 @@ pub async fn serve(place: Place, stream: TcpStream, sender: SocketAddr) {
         address,
         sender: sender.ip(),
         server,
-        believed: site.believes(sender.ip()),
         tls: tls.is_some(),
         introduction: Introduction::new(address.ip(), tls.is_some()),
         own_link: Arc::default(),
-        site,
     });
+    let limits = site.http.limits;
+    drop(site);
     match tls {
         Some(config) => {
             let accepted = Box::pin(config.acceptor.accept(stream));
             if let Some(Ok(stream)) = unless_ended(&watch, accepted).await {
                 let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                Box::pin(speak(stream, h2, client)).await;
+                Box::pin(speak(stream, h2, limits, client)).await;
             }
         }
-        None => Box::pin(speak(stream, h2, client)).await,
+        None => Box::pin(speak(stream, h2, limits, client)).await,
     }
 }
 
@@ -155,11 +151,10 @@ async fn greet(
     }
 }
 
-async fn speak<S>(stream: S, h2: bool, client: Arc<Client>)
+async fn speak<S>(stream: S, h2: bool, limits: Limits, client: Arc<Client>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let limits = client.site.http.limits;
     let service = service_fn({
         let client = client.clone();
         // hyper has room for it as long as the connection is open: for a pointer, if it is boxed.

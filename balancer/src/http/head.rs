@@ -18,13 +18,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue,
-    TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode, Uri, Version};
 
 use super::target::Target;
+use crate::config::Limits;
 
 /// Headers about the connection that a message came by, beside those that `Connection` names (RFC 9110, 7.6.1), and `Proxy`,
 /// which CGI programs take for a setting of theirs ([CVE-2016-5385](https://httpoxy.org)).
@@ -38,13 +39,16 @@ const OF_CONNECTION: [HeaderName; 7] = [
     UPGRADE,
 ];
 
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Other headers in which web servers believe a proxy, and so shouldn't believe a client.
-const CLAIMS: [HeaderName; 3] = [
+/// Headers in which web servers believe a proxy, and so shouldn't believe a client.
+const CLAIMS: [HeaderName; 7] = [
+    X_FORWARDED_FOR,
+    X_FORWARDED_PROTO,
+    X_FORWARDED_HOST,
+    FORWARDED,
     HeaderName::from_static("x-forwarded-port"),
     HeaderName::from_static("x-forwarded-server"),
     HeaderName::from_static("x-real-ip"),
@@ -55,11 +59,15 @@ pub struct Introduction {
     /// `Forwarded`, but its host (RFC 7239).
     forwarded: HeaderValue,
     address: HeaderValue,
-    scheme: &'static str,
 }
 
 /// How a request is refused whose kind isn't served.
-pub fn refusal(parts: &Parts) -> Option<(StatusCode, &'static str)> {
+pub fn refusal(parts: &Parts, limits: Limits) -> Option<(StatusCode, &'static str)> {
+    // Those of HTTP/1.1 are counted as they are read.
+    if parts.headers.len() > limits.headers as usize {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Some((status, "too many headers"));
+    }
     if parts.method == Method::TRACE {
         return Some((StatusCode::METHOD_NOT_ALLOWED, "TRACE isn't served here"));
     }
@@ -133,7 +141,7 @@ pub fn leave_expectation(headers: &mut HeaderMap) {
 impl Introduction {
     /// Of a client with this address, that came by TLS or not.
     pub fn new(address: IpAddr, tls: bool) -> Self {
-        let scheme = if tls { "https" } else { "http" };
+        let scheme = scheme(tls);
         let node = match address {
             IpAddr::V4(address) => format!("{address}"),
             IpAddr::V6(address) => format!("\"[{address}]\""),
@@ -144,25 +152,24 @@ impl Introduction {
         Self {
             forwarded: value(&format!("for={node};proto={scheme}")),
             address: value(&address.to_string()),
-            scheme,
         }
     }
 
     /// Tells the web server of the client. What `believed` senders said of those before them stays in front of it; else the
-    /// client's own claims go.
-    pub fn introduce(&self, headers: &mut HeaderMap, believed: bool) {
+    /// client's own claims go. `tls`: the client's request came by TLS.
+    pub fn introduce(&self, headers: &mut HeaderMap, believed: bool, tls: bool) {
         if believed {
             append(headers, X_FORWARDED_FOR, &self.address);
             append(headers, FORWARDED, &self.forwarded);
             if let Entry::Vacant(entry) = headers.entry(X_FORWARDED_PROTO) {
-                entry.insert(HeaderValue::from_static(self.scheme));
+                entry.insert(HeaderValue::from_static(scheme(tls)));
             }
             return;
         }
         leave_claims(headers);
         headers.insert(X_FORWARDED_FOR, self.address.clone());
         headers.insert(FORWARDED, self.forwarded.clone());
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.scheme));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme(tls)));
         match headers.get(HOST).cloned() {
             Some(host) => headers.insert(X_FORWARDED_HOST, host),
             None => headers.remove(X_FORWARDED_HOST),
@@ -170,18 +177,20 @@ impl Introduction {
     }
 }
 
+fn scheme(tls: bool) -> &'static str {
+    if tls { "https" } else { "http" }
+}
+
 /// Removes what only a proxy may say, also as it is spelled where a web server takes `_` for `-` (CGI, RFC 3875 section 4.1.18).
 fn leave_claims(headers: &mut HeaderMap) {
+    for name in CLAIMS {
+        headers.remove(name);
+    }
     let is_claim = |name: &&HeaderName| {
-        let plain = name.as_str().replace('_', "-");
-        let shown = [
-            X_FORWARDED_FOR,
-            X_FORWARDED_PROTO,
-            X_FORWARDED_HOST,
-            FORWARDED,
-        ];
-        let mut claims = CLAIMS.into_iter().chain(shown);
-        claims.any(|claim| claim.as_str() == plain)
+        name.as_str().contains('_') && {
+            let plain = name.as_str().replace('_', "-");
+            CLAIMS.iter().any(|claim| claim.as_str() == plain)
+        }
     };
     let found: Vec<_> = headers.keys().filter(is_claim).cloned().collect();
     for name in found {
@@ -280,7 +289,8 @@ mod tests {
     #[test]
     fn some_methods_and_codings_are_not_served() {
         let status = |method, headers: &[_]| {
-            refusal(&parts(method, "/", headers)).map(|(status, _)| status.as_u16())
+            refusal(&parts(method, "/", headers), Limits::default())
+                .map(|(status, _)| status.as_u16())
         };
         assert_eq!(status("TRACE", &[]), Some(405));
         assert_eq!(
@@ -291,6 +301,9 @@ mod tests {
         assert_eq!(status("POST", &twice), Some(501));
         assert_eq!(status("POST", &[("transfer-encoding", "Chunked")]), None);
         assert_eq!(status("GET", &[]), None);
+        let many = [("x", "y"); 101];
+        assert_eq!(status("GET", &many), Some(431));
+        assert_eq!(status("GET", &many[1..]), None);
     }
 
     #[test]
@@ -351,7 +364,7 @@ mod tests {
             ("forwarded", "for=10.0.0.1"),
         ];
         let mut client = parts("GET", "/", &claims).headers;
-        introduction.introduce(&mut client, false);
+        introduction.introduce(&mut client, false, true);
         assert_eq!(client["x-forwarded-for"], "192.0.2.7");
         assert_eq!(client["x-forwarded-proto"], "https");
         assert_eq!(client["x-forwarded-host"], "a.example");
@@ -360,7 +373,7 @@ mod tests {
         assert_eq!(client.get_all("x-forwarded-for").iter().count(), 1);
 
         let mut proxy = parts("GET", "/", &claims).headers;
-        introduction.introduce(&mut proxy, true);
+        introduction.introduce(&mut proxy, true, true);
         assert_eq!(proxy["x-forwarded-for"], "10.0.0.1, 10.0.0.2, 192.0.2.7");
         assert_eq!(proxy["x-forwarded-proto"], "gopher");
         assert_eq!(
@@ -370,7 +383,7 @@ mod tests {
 
         let v6 = Introduction::new("2001:db8::7".parse().unwrap(), false);
         let mut client = HeaderMap::new();
-        v6.introduce(&mut client, false);
+        v6.introduce(&mut client, false, false);
         assert_eq!(client["forwarded"], "for=\"[2001:db8::7]\";proto=http");
         assert_eq!(client["x-forwarded-for"], "2001:db8::7");
     }

@@ -54,6 +54,11 @@ impl Seals {
     }
 }
 
+/// Takes the header out.
+pub fn remove(headers: &mut HeaderMap) {
+    headers.remove(HEADER);
+}
+
 impl Hop {
     fn to_bytes(self) -> [u8; LENGTH] {
         let address = match self.client.ip() {

@@ -2,7 +2,7 @@
 //! one.
 //!
 //! The way of a request: `listener` -> `worker` (a thread for each CPU) -> `connection` (PROXY protocol, TLS, HTTP/1.1 or
-//! HTTP/2) -> `request` -> the local web server (`pool`, `link`) or a peer's module, and its answer back (`body`).
+//! HTTP/2) -> `request` -> `send` -> the local web server (`pool`, `link`) or a peer's module, and its answer back (`body`).
 //!
 //! `target` says what a request asks for, whatever way it is written; `route` decides who answers it, from a `view` of the
 //! cluster that it is given. Neither has a clock, a socket or a random source.
@@ -11,6 +11,7 @@ mod body;
 mod choice;
 mod connection;
 pub mod explain;
+mod forwarded;
 mod handoff;
 mod head;
 mod hop;
@@ -21,6 +22,7 @@ mod proxy_protocol;
 mod request;
 pub mod route;
 mod rules;
+mod send;
 mod site;
 mod stream;
 mod tally;
@@ -108,7 +110,7 @@ impl Module {
         Ok(module)
     }
 
-    /// Goes by a new configuration, for connections that come from now on.
+    /// Goes by a new configuration, for requests that come from now on.
     pub fn reload(&self, plan: Plan) {
         plan.apply(&self.services);
     }

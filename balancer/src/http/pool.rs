@@ -10,6 +10,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::link::Link;
@@ -24,6 +25,11 @@ const WAITING_MAX: usize = 256;
 /// How long a connection waits for its next request: shorter than 5 s, after which several web servers close it (Node.js and
 /// Apache do), so that a request seldom meets the end of its connection.
 const WAITING_TIME: Duration = Duration::from_secs(4);
+
+/// How long another host may leave data, or questions whether it is there, unacknowledged (tcp(7), `TCP_USER_TIMEOUT`), and
+/// after how long a silence it is asked.
+const DEAD_AFTER: Duration = Duration::from_secs(5);
+const ASK_AFTER: Duration = Duration::from_secs(2);
 
 /// Where requests go.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +84,9 @@ impl Destination {
         };
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        if !address.ip().is_loopback() {
+            notice_death(&stream)?;
+        }
         let Some(tls) = tls else {
             return Ok(Transport::Tcp(stream));
         };
@@ -86,6 +95,18 @@ impl Destination {
         let stream = tls.connector.connect(name, stream).await?;
         Ok(Transport::Tls(Box::new(stream)))
     }
+}
+
+/// Another host that dies says nothing: what it has not acknowledged for so long, or a silence of about as long in which it
+/// answers no question either, ends a connection to it.
+fn notice_death(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(ASK_AFTER)
+            .with_interval(ASK_AFTER),
+    )
 }
 
 impl fmt::Display for Destination {

@@ -1,56 +1,34 @@
 //! One request: checked, routed, sent on, answered.
 
 use std::convert::Infallible;
-use std::error::Error as _;
-use std::future::poll_fn;
-use std::sync::{Arc, PoisonError};
-use std::task::Poll;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{
-    CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, SET_COOKIE, TRANSFER_ENCODING,
-};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, SET_COOKIE};
 use hyper::http::request::Parts;
-use hyper::{Request, Response, StatusCode, Version};
-use tokio::time::timeout;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use tokio::time::sleep;
 
-use super::body::{Answer, BodyError, RequestBody};
+use super::body::{Answer, RequestBody};
 use super::connection::Client;
+use super::forwarded;
 use super::head;
 use super::hop::Hop;
-use super::link::{Link, Lost};
-use super::pool::{Destination, Home};
-use super::proxy_protocol;
-use super::route::{Head, Route};
-use super::stream::Transport;
-use super::upgrade;
-use super::view::Server;
+use super::pool::Destination;
+use super::route::{Decision, Head, Route};
+use super::send::{Failure, Message, send};
+use super::site::Site;
+use super::view::View;
 use super::watch::InFlight;
+use crate::cluster::ServerId;
 use crate::exchange::clock;
 
-/// Why a web server didn't answer.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// It can't be reached.
-    #[error("cannot connect: {0}")]
-    Connect(std::io::Error),
-    /// It can't be reached in time.
-    #[error("no connection within {} ms", .0.as_millis())]
-    ConnectTimeout(Duration),
-    /// It broke off, or what it said is no HTTP.
-    #[error("no answer: {0}")]
-    Broken(hyper::Error),
-    /// It speaks another protocol than it was asked for.
-    #[error("it changed to a protocol that it wasn't asked for")]
-    Unasked,
-    /// It says nothing.
-    #[error("no answer within {} s", .0.as_secs())]
-    Silent(Duration),
-    /// The client's own doing.
-    #[error("the request's body: {0}")]
-    Body(String),
-}
+/// Servers that a request is tried with, one after the other, where there is no connection to be had.
+const TRIES_MAX: usize = 3;
+
+/// How often it is looked whether a server has been heard.
+const SOON: Duration = Duration::from_millis(20);
 
 /// Answers a request.
 pub async fn answer(
@@ -58,14 +36,19 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let flight = client.watch().begin();
+    // What stands now, however long the connection has been open.
+    let site = client.place.service.site();
     let (parts, body) = request.into_parts();
     let version = parts.version;
-    let stall = client.site.http.timeouts.stall;
-    let body = RequestBody::new(body, stall, client.watch());
-    let mut response = match head::refusal(&parts) {
+    let only_head = parts.method == Method::HEAD;
+    let body = RequestBody::new(body, site.http.timeouts.stall, client.watch());
+    let mut response = match head::refusal(&parts, site.http.limits) {
         Some((status, text)) => plain(status, text, flight),
-        None => route(&client, parts, body, flight).await,
+        None => route(&client, &site, parts, body, flight).await,
     };
+    if only_head {
+        response.body_mut().leave_text();
+    }
     if client.place.worker.is_finishing() && version < Version::HTTP_2 {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
@@ -78,31 +61,120 @@ pub async fn answer(
 pub struct Asker<'a> {
     /// By which connection.
     pub connection: &'a Arc<Client>,
-    /// The client: not the other end of that connection, if that is a peer.
+    /// What the request goes by.
+    pub site: &'a Arc<Site>,
+    /// The client: not the other end of that connection, if that is a peer, or a proxy that is believed.
     pub hop: Hop,
     /// A peer relays the request.
     pub relayed: bool,
+    /// The other end of the connection is believed what it says of its clients.
+    pub believed: bool,
 }
 
-/// By whom the rules say.
+impl<'a> Asker<'a> {
+    /// As far as the request's sender is believed. What a peer says of it is taken out of `parts`.
+    fn new(
+        connection: &'a Arc<Client>,
+        site: &'a Arc<Site>,
+        view: &View,
+        parts: &mut Parts,
+    ) -> Self {
+        let mut asker = Self {
+            connection,
+            site,
+            hop: Hop {
+                client: connection.address,
+                tls: connection.tls,
+            },
+            relayed: false,
+            believed: site.believes(connection.sender),
+        };
+        let hop = site.seals.take(&mut parts.headers);
+        if let Some(hop) = hop.filter(|_| view.may_be_peer(connection.sender)) {
+            asker.hop = hop;
+            asker.relayed = true;
+        } else if asker.believed {
+            let claim = forwarded::claim(&parts.headers, |proxy| site.believes(proxy));
+            if let Some(client) = claim.client {
+                // Nobody has said by which port it came.
+                asker.hop.client = (client, 0).into();
+            }
+            asker.hop.tls = claim.tls.unwrap_or(asker.hop.tls);
+        }
+        asker
+    }
+
+    /// The other end of the connection is the client, and all its requests are the client's.
+    pub fn is_its_client(&self) -> bool {
+        !self.relayed && self.hop.client == self.connection.address
+    }
+}
+
+/// By whom the rules say. Where there is no connection to that server, by another one that they allow.
 async fn route(
     client: &Arc<Client>,
+    site: &Arc<Site>,
     mut parts: Parts,
     body: RequestBody,
-    flight: InFlight,
+    mut flight: InFlight,
 ) -> Response<Answer> {
-    let view = client.place.service.view();
-    let hop = client.site.seals.take(&mut parts.headers);
-    let hop = hop.filter(|_| view.has_peer(client.sender));
-    let own = Hop {
-        client: client.address,
-        tls: client.tls,
+    let mut view = client.place.service.view();
+    let asker = Asker::new(client, site, &view, &mut parts);
+    let mut decision = decide(asker, &parts, &mut view).await;
+    let websocket = head::wants_websocket(&parts) && body.is_end_stream();
+    prepare(asker, &decision, &mut parts);
+    let mut message = Message {
+        parts,
+        body,
+        websocket,
     };
-    let asker = Asker {
-        connection: client,
-        hop: hop.unwrap_or(own),
-        relayed: hop.is_some(),
+    let mut tried = Vec::new();
+    let mut response = loop {
+        client.place.service.tally.count(&decision, asker.relayed);
+        let server = match &decision.route {
+            Route::Here => &view.own,
+            Route::Relay(id) => view.server(*id).unwrap_or(&view.own),
+            Route::Redirect(location) => {
+                let status = StatusCode::TEMPORARY_REDIRECT;
+                let mut response = plain(status, "see the Location", flight);
+                response.headers_mut().insert(LOCATION, location.clone());
+                break response;
+            }
+            Route::Refuse(refusal) => {
+                break plain(refusal.status(), &refusal.to_string(), flight);
+            }
+        };
+        let peer = (server.id != view.own.id).then(|| Destination::Peer {
+            address: server.at(client.server.port()),
+            tls: client.tls,
+        });
+        let destination = peer.as_ref().unwrap_or(&site.backend);
+        let lost = match send(asker, destination, message, flight).await {
+            Ok(response) => break response,
+            Err(unanswered) => unanswered,
+        };
+        tried.push(server.id);
+        let again = match lost.message {
+            Some(unsent) if tried.len() < TRIES_MAX && !asker.relayed => {
+                let next = otherwise(asker, &decision, &unsent.parts, &tried, &mut view).await;
+                next.map(|next| (next, *unsent))
+            }
+            _ => None,
+        };
+        let Some((next, unsent)) = again else {
+            break failed(client, &destination.to_string(), &lost.failure, lost.flight);
+        };
+        client.place.service.tally.count_again();
+        (decision, message, flight) = (next, unsent, lost.flight);
     };
+    if let Some(cookie) = decision.cookie(response.status()) {
+        response.headers_mut().append(SET_COOKIE, cookie.clone());
+    }
+    response
+}
+
+/// Who answers a request. Just after the start, one that is perhaps for a server that hasn't been heard yet waits for it.
+async fn decide(asker: Asker<'_>, parts: &Parts, view: &mut Arc<View>) -> Decision {
     let head = Head {
         method: &parts.method,
         uri: &parts.uri,
@@ -112,220 +184,58 @@ async fn route(
         tls: asker.hop.tls,
         relayed: asker.relayed,
     };
+    let router = &asker.site.router;
     let now = clock::time_of_day().as_secs();
-    let decision = client
-        .site
-        .router
-        .route(&head, &view, now, fastrand::u64(..));
-    client.place.service.tally.count(&decision, asker.relayed);
-    if let Some(target) = &decision.target {
-        head::aim(&mut parts, target, client.server);
+    while !view.settled && router.is_early(&head, view, now) {
+        sleep(SOON).await;
+        *view = asker.connection.place.service.view();
     }
-    let mut response = match &decision.route {
-        Route::Here => pass_on(asker, None, parts, body, flight).await,
-        Route::Relay(id) => pass_on(asker, view.peer(*id), parts, body, flight).await,
-        Route::Redirect(location) => {
-            let status = StatusCode::TEMPORARY_REDIRECT;
-            let mut response = plain(status, "see the Location", flight);
-            response.headers_mut().insert(LOCATION, location.clone());
-            response
-        }
-        Route::Refuse(refusal) => plain(refusal.status(), &refusal.to_string(), flight),
-    };
-    if let Some(cookie) = decision.cookie(response.status()) {
-        response.headers_mut().append(SET_COOKIE, cookie.clone());
-    }
-    response
+    router.route(&head, view, now, fastrand::u64(..))
 }
 
-/// Passes a request on to a peer or to the local web server, and its answer back.
-async fn pass_on(
+/// Who else answers a request, as there was no connection to those that were `tried`.
+async fn otherwise(
     asker: Asker<'_>,
-    peer: Option<&Server>,
-    mut parts: Parts,
-    body: RequestBody,
-    flight: InFlight,
-) -> Response<Answer> {
+    decision: &Decision,
+    parts: &Parts,
+    tried: &[ServerId],
+    view: &mut Arc<View>,
+) -> Option<Decision> {
+    *view = asker.connection.place.service.view();
+    if !decision.stays {
+        *view = Arc::new(view.without(tried));
+    }
+    let next = decide(asker, parts, view).await;
+    let server = match &next.route {
+        Route::Here => view.own.id,
+        Route::Relay(id) => *id,
+        Route::Redirect(_) => return Some(next),
+        Route::Refuse(_) => return None,
+    };
+    (!tried.contains(&server)).then_some(next)
+}
+
+/// Makes of a request what is sent on, whoever it is sent to.
+fn prepare(asker: Asker<'_>, decision: &Decision, parts: &mut Parts) {
     let client = asker.connection;
-    let websocket = head::wants_websocket(&parts);
+    if let Some(target) = &decision.target {
+        head::aim(parts, target, client.server);
+    }
     head::leave_connection(&mut parts.headers);
+    head::leave_expectation(&mut parts.headers);
     head::join_cookies(&mut parts.headers);
     // What a peer relays it has introduced.
     if !asker.relayed {
-        client
-            .introduction
-            .introduce(&mut parts.headers, client.believed);
+        let introduction = &client.introduction;
+        introduction.introduce(&mut parts.headers, asker.believed, asker.hop.tls);
     }
-    let peer = peer.map(|peer| Destination::Peer {
-        address: (peer.address, client.server.port()).into(),
-        tls: client.tls,
-    });
-    if peer.is_some()
-        && let Err(error) = client.site.seals.put(&mut parts.headers, asker.hop)
-    {
-        client.place.service.warn(&format!("cannot relay: {error}"));
-        return plain(
-            StatusCode::BAD_GATEWAY,
-            "the request can't be relayed",
-            flight,
-        );
-    }
-    let destination = peer.as_ref().unwrap_or(&client.site.backend);
     parts.version = Version::HTTP_11;
-    let answered = if websocket {
-        Box::pin(upgrade::ask(asker, destination, parts, flight)).await
-    } else {
-        ask(asker, destination, parts, body, flight).await
-    };
-    answered.unwrap_or_else(|(failure, flight)| failed(client, destination, &failure, flight))
-}
-
-async fn ask(
-    asker: Asker<'_>,
-    destination: &Destination,
-    mut parts: Parts,
-    body: RequestBody,
-    flight: InFlight,
-) -> Result<Response<Answer>, (Failure, InFlight)> {
-    let client = asker.connection;
-    let stall = client.site.http.timeouts.stall;
-    head::leave_expectation(&mut parts.headers);
-    if !body.is_end_stream() && body.size_hint().exact().is_none() {
-        // hyper sends no body of unknown length with a GET, unless it is told to.
-        let chunked = HeaderValue::from_static("chunked");
-        parts.headers.insert(TRANSFER_ENCODING, chunked);
-    }
-    let request = Request::from_parts(parts, body);
-    let (response, link) = match exchange(asker, destination, request).await {
-        Ok(answered) => answered,
-        Err(failure) => return Err((failure, flight)),
-    };
-    let (mut parts, body) = response.into_parts();
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err((Failure::Unasked, flight));
-    }
-    head::leave_connection(&mut parts.headers);
-    let home = match (is_own(asker, destination), asker.relayed) {
-        (false, _) => {
-            let pool = client.place.worker.pool.clone();
-            Some(Home::Pool(pool, destination.clone()))
-        }
-        (true, false) => Some(Home::Client(client.own_link.clone())),
-        // A peer's connection has requests of many clients.
-        (true, true) => None,
-    };
-    let mut answer = Answer::stream(body, Some(link), home, stall, flight);
-    poll_fn(|context| {
-        answer.settle(context);
-        Poll::Ready(())
-    })
-    .await;
-    Ok(Response::from_parts(parts, answer))
-}
-
-/// Sends a request over a connection that waits, or over a new one.
-///
-/// A web server may close a waiting connection just as the request is on its way. Then the request goes over another one, if
-/// nothing of it was sent, or if nothing of an answer came and it does no harm twice (RFC 9110, 9.2.2).
-async fn exchange(
-    asker: Asker<'_>,
-    destination: &Destination,
-    mut request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Link), Failure> {
-    let patience = asker.connection.site.http.timeouts.answer;
-    let repeatable = request.method().is_idempotent() && request.body().is_end_stream();
-    loop {
-        let (mut link, waited) = match waiting(asker, destination).await {
-            Some(link) => (link, true),
-            // Seldom needed, so it takes no room in each connection.
-            None => (Box::pin(open(asker, destination)).await?, false),
-        };
-        let again = (waited && repeatable).then(|| copy(&request));
-        let lost = match timeout(patience, link.ask(request)).await {
-            Ok(Ok(response)) => return Ok((response, link)),
-            Ok(Err(lost)) => lost,
-            Err(_) => return Err(Failure::Silent(patience)),
-        };
-        let Lost {
-            error,
-            request: unsent,
-            heard,
-        } = lost;
-        let again = unsent.filter(|_| waited).or(again.filter(|_| !heard));
-        request = again.ok_or_else(|| cause(error))?;
-    }
-}
-
-/// The head again, of a request without a body.
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    copy.headers_mut().clone_from(request.headers());
-    copy
-}
-
-/// A connection to `destination` that waits for a request.
-async fn waiting(asker: Asker<'_>, destination: &Destination) -> Option<Link> {
-    let client = asker.connection;
-    poll_fn(|context| {
-        if !is_own(asker, destination) {
-            return Poll::Ready(client.place.worker.pool.take(destination, context));
-        }
-        let mut own = client
-            .own_link
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut link = own.take_if(|_| !asker.relayed);
-        Poll::Ready(link.take_if(|link| link.drive(context)))
-    })
-    .await
-}
-
-async fn open(asker: Asker<'_>, destination: &Destination) -> Result<Link, Failure> {
-    let transport = connect(asker, destination).await?;
-    Link::open(transport).await.map_err(Failure::Broken)
-}
-
-/// Opens a connection for a client's requests.
-pub async fn connect(asker: Asker<'_>, destination: &Destination) -> Result<Transport, Failure> {
-    let client = asker.connection;
-    let patience = client.site.http.timeouts.connect;
-    let connected = timeout(patience, async {
-        let mut transport = destination.connect(client.site.tls.as_ref()).await?;
-        if is_own(asker, destination) {
-            let header = proxy_protocol::write(asker.hop.client, client.server)?;
-            transport.write_all(&header).await?;
-        }
-        Ok(transport)
-    });
-    match connected.await {
-        Ok(connected) => connected.map_err(Failure::Connect),
-        Err(_) => Err(Failure::ConnectTimeout(patience)),
-    }
-}
-
-/// Whether connections there are of one client each, of whom they tell.
-fn is_own(asker: Asker<'_>, destination: &Destination) -> bool {
-    let site = &asker.connection.site;
-    site.http.proxy_protocol.to_backend && *destination == site.backend
-}
-
-/// The client's fault, if it is.
-fn cause(error: hyper::Error) -> Failure {
-    let body = error
-        .source()
-        .and_then(|source| source.downcast_ref::<BodyError>());
-    match body {
-        Some(body) => Failure::Body(body.to_string()),
-        None => Failure::Broken(error),
-    }
 }
 
 /// Answers in place of a web server that didn't.
 fn failed(
     client: &Client,
-    destination: &Destination,
+    destination: &str,
     failure: &Failure,
     flight: InFlight,
 ) -> Response<Answer> {
@@ -334,6 +244,7 @@ fn failed(
             StatusCode::SERVICE_UNAVAILABLE,
             "the web server can't be reached",
         ),
+        Failure::Seal(_) => (StatusCode::BAD_GATEWAY, "the request can't be relayed"),
         Failure::Broken(_) | Failure::Unasked => {
             (StatusCode::BAD_GATEWAY, "the web server gave no answer")
         }
@@ -350,9 +261,11 @@ fn failed(
 /// An answer of this server's own.
 fn plain(status: StatusCode, text: &str, flight: InFlight) -> Response<Answer> {
     let text = format!("{} {text}\n", status.as_u16());
+    let length = text.len().into();
     let mut response = Response::new(Answer::text(text, flight));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);
+    response.headers_mut().insert(CONTENT_LENGTH, length);
     response
 }

@@ -46,6 +46,8 @@ pub struct Decision {
     cookie: Option<HeaderValue>,
     /// The cookie takes a ticket back.
     ends: bool,
+    /// It is part of a transaction whose server is known: nobody else has what it needs.
+    pub stays: bool,
 }
 
 impl Decision {
@@ -174,9 +176,18 @@ impl Router {
             route: self.way(head, &thought, peer),
             note: thought.note,
             ends: thought.place == Some(Place::End),
+            stays: matches!(choice.why, Why::Transaction | Why::ByAddress),
             cookie,
             target: Some(thought.target),
         }
+    }
+
+    /// Whether it depends on servers that this one hasn't heard, where it isn't settled yet.
+    pub fn is_early(&self, head: &Head<'_>, view: &View, now: u64) -> bool {
+        self.think(head, view, now, 0).is_ok_and(|thought| {
+            let by_all = |choice: Choice| choice.why == Why::ByAddress;
+            thought.note == Some(Note::Lost) || thought.choice.is_none_or(by_all)
+        })
     }
 
     pub(super) fn think<'a>(
@@ -360,6 +371,7 @@ impl Decision {
             note: None,
             cookie: None,
             ends: false,
+            stays: false,
         }
     }
 }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::watch::{Receiver, Sender, channel};
+
 use super::hop::Seals;
 use super::pool::Destination;
 use super::route::Router;
@@ -31,13 +33,15 @@ pub struct Service {
     /// What became of its requests.
     pub tally: Tally,
     site: RwLock<Arc<Site>>,
-    view: RwLock<Arc<View>>,
+    views: Sender<Arc<View>>,
+    /// Has not been shown any view.
+    unseen: Receiver<Arc<View>>,
     warned: AtomicU64,
     unsaid: AtomicU64,
 }
 
-/// What the connections of a service go by, from their first byte to their last. A reload makes a new one for those that come
-/// then.
+/// What the requests of a service go by, from their first byte to their last. A reload makes a new one for those that come
+/// then; only TLS, limits of heads and the PROXY protocol stay with a connection.
 pub struct Site {
     /// As it is configured.
     pub http: Http,
@@ -107,18 +111,20 @@ impl Plan {
 
 impl Service {
     fn new(name: Name, workers: usize, site: Arc<Site>, view: View) -> Self {
+        let (views, unseen) = channel(Arc::new(view));
         Self {
             name,
             workers,
             tally: Tally::default(),
             site: RwLock::new(site),
-            view: RwLock::new(Arc::new(view)),
+            views,
+            unseen,
             warned: AtomicU64::new(0),
             unsaid: AtomicU64::new(0),
         }
     }
 
-    /// What a new connection goes by.
+    /// What new connections and new requests go by.
     pub fn site(&self) -> Arc<Site> {
         self.site
             .read()
@@ -128,15 +134,18 @@ impl Service {
 
     /// The cluster, as it was known last.
     pub fn view(&self) -> Arc<View> {
-        self.view
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.views.borrow().clone()
     }
 
     /// The cluster has changed.
     pub fn set_view(&self, view: View) {
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+        self.views.send_replace(Arc::new(view));
+    }
+
+    /// Waits for the first view of the cluster.
+    pub async fn first_view(&self) {
+        // The other end is here, too.
+        let _ = self.unseen.clone().changed().await;
     }
 
     /// Complains, but not all the time.
@@ -200,13 +209,14 @@ impl Site {
     }
 }
 
-/// The cluster before anything was heard of it.
+/// The cluster before anything is known of it, which no request sees.
 fn alone(config: &Config, service: &config::Service) -> View {
     View {
         own: Server {
             id: ServerId(0),
             name: config.server.name.to_string(),
             address: Ipv4Addr::UNSPECIFIED.into(),
+            scope: 0,
             load: 0,
             cost: 0,
             sent: Arc::default(),
@@ -221,5 +231,6 @@ fn alone(config: &Config, service: &config::Service) -> View {
         policy: service.levels.policy,
         peers: Vec::new(),
         steered: false,
+        settled: false,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::route::{Decision, Note, Route};
 
 /// Names of the counters, as `balancer status` shows them.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "here",
     "of_peers",
     "relayed",
@@ -15,6 +15,7 @@ const NAMES: [&str; 9] = [
     "transaction_lost",
     "ticket_expired",
     "ticket_forged",
+    "chosen_again",
 ];
 
 /// The counters. They go on through a reload.
@@ -40,6 +41,11 @@ impl Tally {
         for counter in [Some(way), note].into_iter().flatten() {
             self.0[counter].fetch_add(1, Relaxed);
         }
+    }
+
+    /// Counts a further choice, as there was no connection to the server that was chosen before.
+    pub fn count_again(&self) {
+        self.0[9].fetch_add(1, Relaxed);
     }
 
     /// What was counted, by name.

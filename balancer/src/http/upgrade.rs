@@ -5,10 +5,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::Poll;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::http::request::Parts;
 use hyper::upgrade::{OnUpgrade, on};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -19,34 +19,56 @@ use super::body::{Answer, RequestBody};
 use super::connection::Client;
 use super::head;
 use super::pool::Destination;
-use super::request::{Asker, Failure, connect};
-use super::stream::Upstream;
+use super::request::Asker;
+use super::send::{Failure, Message, Unanswered, connect};
+use super::stream::{Transport, Upstream};
 use super::watch::{InFlight, Order};
 
 /// Asks `destination` for a WebSocket. It may answer that there is none.
 pub async fn ask(
     asker: Asker<'_>,
     destination: &Destination,
-    mut parts: Parts,
+    mut message: Message,
     flight: InFlight,
-) -> Result<Response<Answer>, (Failure, InFlight)> {
+) -> Result<Response<Answer>, Unanswered> {
     let client = asker.connection;
-    head::ask_for_websocket(&mut parts.headers);
-    let mut request = Request::from_parts(parts, RequestBody::Empty);
+    let transport = match connect(asker, destination).await {
+        Ok(transport) => transport,
+        Err(failure) => {
+            return Err(Unanswered {
+                failure,
+                flight,
+                message: Some(Box::new(message)),
+            });
+        }
+    };
+    head::ask_for_websocket(&mut message.parts.headers);
+    let mut request = Request::from_parts(message.parts, RequestBody::Empty);
     let from_client = on(&mut request);
-    let mut response = match send(asker, destination, request).await {
+    let patience = asker.site.http.timeouts.answer;
+    let mut response = match send(transport, request, patience).await {
         Ok(response) => response,
-        Err(failure) => return Err((failure, flight)),
+        Err(failure) => {
+            return Err(Unanswered {
+                failure,
+                flight,
+                message: None,
+            });
+        }
     };
     let from_server = on(&mut response);
     let (mut parts, body) = response.into_parts();
     if parts.status != StatusCode::SWITCHING_PROTOCOLS {
         head::leave_connection(&mut parts.headers);
-        let answer = Answer::stream(body, None, None, client.site.http.timeouts.stall, flight);
+        let answer = Answer::stream(body, None, None, asker.site.http.timeouts.stall, flight);
         return Ok(Response::from_parts(parts, answer));
     }
     if !head::is_websocket(&parts.headers) {
-        return Err((Failure::Unasked, flight));
+        return Err(Unanswered {
+            failure: Failure::Unasked,
+            flight,
+            message: None,
+        });
     }
     head::leave_connection(&mut parts.headers);
     head::ask_for_websocket(&mut parts.headers);
@@ -55,17 +77,15 @@ pub async fn ask(
 }
 
 async fn send(
-    asker: Asker<'_>,
-    destination: &Destination,
+    transport: Transport,
     request: Request<RequestBody>,
+    patience: Duration,
 ) -> Result<Response<Incoming>, Failure> {
-    let transport = connect(asker, destination).await?;
     let stream = Upstream::new(transport, Arc::new(AtomicBool::new(false)));
     let handshake = http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, driver) = handshake.map_err(Failure::Broken)?;
     // How it ends is seen by who has the stream.
     tokio::spawn(async move { drop(driver.with_upgrades().await) });
-    let patience = asker.connection.site.http.timeouts.answer;
     match timeout(patience, sender.send_request(request)).await {
         Ok(answered) => answered.map_err(Failure::Broken),
         Err(_) => Err(Failure::Silent(patience)),

@@ -15,7 +15,7 @@
 //! connection is IDLE or ANSWERING.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub struct Watch {
     stuck: AtomicU64,
     /// A request's body was not read to its end.
     unread: AtomicBool,
+    /// For each HTTP/2 request: since when there has been something of its answer that the client didn't take, or 0.
+    offers: Mutex<Vec<Arc<AtomicU64>>>,
     /// Requests that were answered to the end, and that their client gave up.
     answered: AtomicU32,
     cancelled: AtomicU32,
@@ -81,6 +83,7 @@ impl Watch {
             framed: AtomicBool::new(false),
             stuck: AtomicU64::new(0),
             unread: AtomicBool::new(false),
+            offers: Mutex::default(),
             answered: AtomicU32::new(0),
             cancelled: AtomicU32::new(0),
             order: AtomicU8::new(Order::GoOn as u8),
@@ -134,7 +137,17 @@ impl Watch {
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.requests.fetch_add(1, Relaxed);
         self.head.store(false, Relaxed);
-        InFlight(self.clone())
+        // What HTTP/1.1 can't send is stuck in the connection, what HTTP/2 can't send stays with its stream (RFC 9113, 5.2).
+        let offer = self.framed.load(Relaxed).then(|| {
+            let offer = Arc::<AtomicU64>::default();
+            self.offers().push(offer.clone());
+            offer
+        });
+        InFlight {
+            watch: self.clone(),
+            offer,
+            ended: false,
+        }
     }
 
     /// Gives an order, unless a stricter one was given before.
@@ -171,18 +184,32 @@ impl Watch {
     pub fn judge(&self, now: Timestamp, patience: Patience) {
         let longer = |since: u64, than: Duration| now.since(Timestamp(since)) > than;
         let stuck = self.stuck.load(Relaxed);
+        let untaken = || {
+            let offers = self.offers();
+            let mut since = offers.iter().map(|offer| offer.load(Relaxed));
+            since.any(|since| since != 0 && longer(since, patience.send))
+        };
         if stuck != 0 && longer(stuck, patience.send) {
             self.order(Order::Close);
         } else if self.requests.load(Relaxed) > 0 {
-            // What takes time then is the answer, and has limits of its own.
+            // What takes time then is the answer, and has limits of its own; or the client, that doesn't take it.
+            if untaken() {
+                self.order(Order::Close);
+            }
         } else if self.head.load(Relaxed) {
             if longer(self.since.load(Relaxed), patience.head) {
                 self.order(Order::Close);
             }
         } else if longer(self.since.load(Relaxed), patience.idle) {
-            // Idle already: with nothing in flight it is over at once, if the client doesn't send a request just now.
-            self.order(Order::Finish);
+            // Idle already: with nothing in flight it is over at once, if the client doesn't send a request just now. With
+            // HTTP/2 it may wait for a client to take the last bytes of an answer.
+            let long = longer(self.since.load(Relaxed), patience.idle + patience.send);
+            self.order(if long { Order::Close } else { Order::Finish });
         }
+    }
+
+    fn offers(&self) -> MutexGuard<'_, Vec<Arc<AtomicU64>>> {
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn mark(&self) {
@@ -191,16 +218,35 @@ impl Watch {
 }
 
 /// A request that is being answered.
-pub struct InFlight(Arc<Watch>);
+pub struct InFlight {
+    watch: Arc<Watch>,
+    offer: Option<Arc<AtomicU64>>,
+    ended: bool,
+}
 
 impl InFlight {
-    /// Ends it. `complete`: the client has got all of the answer.
-    ///
+    /// A part of the answer is there for the client, or the client waits for one.
+    pub fn on_offer(&self, there: bool) {
+        if let Some(offer) = &self.offer {
+            let since = if there {
+                self.watch.now.load(Relaxed)
+            } else {
+                0
+            };
+            offer.store(since, Relaxed);
+        }
+    }
+
+    /// Ends it. `complete`: the client has got all of the answer. One that is dropped without this was cancelled.
+    pub fn end(mut self, complete: bool) {
+        self.ended = complete;
+    }
+
     /// A client that cancels most of what it asks for ([CVE-2023-44487](https://nvd.nist.gov/vuln/detail/CVE-2023-44487))
     /// gets no further answer on this connection.
-    pub fn end(self, complete: bool) {
-        let watch = &self.0;
-        if complete {
+    fn count(&self) {
+        let watch = &self.watch;
+        if self.ended {
             watch.answered.fetch_add(1, Relaxed);
             return;
         }
@@ -213,7 +259,11 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let watch = &self.0;
+        self.count();
+        let watch = &self.watch;
+        if let Some(offer) = &self.offer {
+            watch.offers().retain(|known| !Arc::ptr_eq(known, offer));
+        }
         if watch.requests.fetch_sub(1, Relaxed) == 1 {
             watch.mark();
         }
@@ -299,6 +349,36 @@ mod tests {
     }
 
     #[test]
+    fn who_takes_nothing_of_one_answer_is_let_go() {
+        let client = Client::new();
+        client.watch.on_framed();
+        let (one, two) = (client.watch.begin(), client.watch.begin());
+        one.on_offer(true);
+        assert_eq!(client.after(29), Order::GoOn);
+        one.on_offer(true);
+        two.on_offer(true);
+        assert_eq!(client.after(29), Order::GoOn);
+        two.on_offer(false);
+        one.end(true);
+        assert_eq!(
+            client.after(100),
+            Order::GoOn,
+            "the web server takes its time"
+        );
+        two.on_offer(true);
+        assert_eq!(client.after(31), Order::Close);
+    }
+
+    #[test]
+    fn who_takes_nothing_of_what_was_sent_is_let_go() {
+        let client = Client::new();
+        client.watch.on_framed();
+        client.watch.begin().end(true);
+        assert_eq!(client.after(61), Order::Finish);
+        assert_eq!(client.after(30), Order::Close);
+    }
+
+    #[test]
     fn frames_between_requests_are_no_head() {
         let client = Client::new();
         client.watch.on_framed();
@@ -315,7 +395,8 @@ mod tests {
             client.watch.begin().end(false);
         }
         assert_eq!(client.watch.ordered(), Order::GoOn);
-        client.watch.begin().end(false);
+        // Also one that is given up before it has an answer.
+        drop(client.watch.begin());
         assert_eq!(client.watch.ordered(), Order::Close);
 
         let client = Client::new();

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::sync::watch::Receiver;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::connection;
 use super::pool::Pool;
@@ -22,7 +23,10 @@ use crate::exchange::clock;
 /// How often a worker looks at its connections.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How long a worker waits when it can take no further connection.
+/// When there are too many connections, this part of a worker's share is closed at once: those that have been idle for longest.
+const CLOSED_AT_ONCE: usize = 64;
+
+/// How long a worker waits at most when it can take no further connection.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// One thread's share.
@@ -34,6 +38,8 @@ pub struct Worker {
     /// No connection takes a second request. All workers have the same.
     finishing: Arc<AtomicBool>,
     connections: Mutex<HashMap<usize, Open>>,
+    /// A connection is over.
+    freed: Notify,
     next: AtomicUsize,
 }
 
@@ -61,6 +67,7 @@ impl Worker {
             pool: Arc::default(),
             finishing,
             connections: Mutex::default(),
+            freed: Notify::new(),
             next: AtomicUsize::new(0),
         }
     }
@@ -72,9 +79,11 @@ impl Worker {
         service: Arc<Service>,
         mut ended: Receiver<Option<Duration>>,
     ) {
+        service.first_view().await;
         loop {
             if !self.has_room(&service) {
-                sleep(PAUSE).await;
+                // Too late is as good as freed.
+                let _ = timeout(PAUSE, self.freed.notified()).await;
                 continue;
             }
             // First those that wait: what is left at the end is reset.
@@ -133,7 +142,7 @@ impl Worker {
         self.connections().len()
     }
 
-    /// Whether another connection of `service` may be open here. Makes room by ending the one that has been idle for longest.
+    /// Whether another connection of `service` may be open here. Makes room by ending those that have been idle for longest.
     fn has_room(&self, service: &Arc<Service>) -> bool {
         let most = service.site().http.limits.connections as usize;
         let share = most.div_ceil(service.workers);
@@ -143,13 +152,12 @@ impl Worker {
             return true;
         }
         let idle = |open: &Open| Some((open.watch.idle_since()?, open.watch.clone()));
-        let oldest = connections
-            .values()
-            .filter(of_service)
+        let mut idle: Vec<_> = (connections.values().filter(of_service))
             .filter_map(idle)
-            .min_by_key(|(since, _)| *since);
+            .collect();
         drop(connections);
-        if let Some((_, watch)) = oldest {
+        idle.sort_unstable_by_key(|(since, _)| *since);
+        for (_, watch) in idle.iter().take(share.div_ceil(CLOSED_AT_ONCE)) {
             watch.order(Order::Close);
         }
         service.warn(&format!(
@@ -184,6 +192,7 @@ impl Worker {
 impl Drop for Place {
     fn drop(&mut self) {
         self.worker.connections().remove(&self.number);
+        self.worker.freed.notify_one();
     }
 }
 
@@ -196,4 +205,37 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::exchange::{Key, Keyring};
+    use crate::http::Plan;
+
+    #[test]
+    fn room_is_made_for_many_at_once() {
+        let text = "[[service]]\nname = \"www\"\nports = [\"80/tcp\"]\n\n[[http]]\nservice = \"www\"\n\
+                    backend = \"127.0.0.1:8080\"\ntls_ports = []\nlimits = { connections = 640 }\n";
+        let config = Config::parse(text, "test").unwrap_or_else(|error| panic!("{error}"));
+        let keyring = Keyring::new(&Key::from([1; 32]), &[]);
+        let (service, _) = Plan::new(&config, &keyring)
+            .unwrap()
+            .services(&config, 1)
+            .remove(0);
+        let worker = Arc::new(Worker::new(Arc::default()));
+        let places: Vec<_> = (0..640).map(|_| worker.clone().place(&service)).collect();
+        let closed = || {
+            let told = |place: &&Place| place.watch.ordered() == Order::Close;
+            places.iter().filter(told).count()
+        };
+        assert!(!worker.has_room(&service));
+        assert_eq!(closed(), 0, "all of them are about to ask");
+        for place in &places[..100] {
+            place.watch.begin().end(true);
+        }
+        assert!(!worker.has_room(&service));
+        assert_eq!(closed(), 10);
+    }
 }

@@ -42,6 +42,7 @@ fn server(number: u64, load: u32) -> Server {
         id: ServerId(number),
         name: format!("web{number}"),
         address: IpAddr::from([10, 0, 0, number as u8]),
+        scope: 0,
         load,
         cost: 0,
         sent: Arc::default(),
@@ -65,6 +66,7 @@ fn view(loads: &[u32]) -> View {
         policy: Policy::LeastLoad,
         peers: servers.collect(),
         steered: false,
+        settled: true,
     }
 }
 
