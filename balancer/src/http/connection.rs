@@ -19,6 +19,7 @@ use super::link::Link;
 use super::proxy_protocol::{self, Header};
 use super::request;
 use super::stream::ClientStream;
+use super::tls::Whole;
 use super::watch::{Order, Watch};
 use super::worker::Place;
 use crate::config::Limits;
@@ -98,7 +99,7 @@ pub async fn serve(place: Place, stream: TcpStream, sender: SocketAddr) {
     drop(site);
     match tls {
         Some(config) => {
-            let accepted = Box::pin(config.acceptor.accept(stream));
+            let accepted = Box::pin(config.acceptor.accept(Whole::new(stream)));
             if let Some(Ok(stream)) = unless_ended(&watch, accepted).await {
                 let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 Box::pin(speak(stream, h2, limits, client)).await;

@@ -17,6 +17,33 @@ use rustls::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+mod keys;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "no connection is taken out of hyper yet")
+)]
+mod parts;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "no connection is taken out of hyper yet")
+)]
+mod records;
+#[cfg(test)]
+mod tests;
+mod whole;
+
+#[cfg_attr(
+    not(test),
+    expect(unused_imports, reason = "no connection is taken out of hyper yet")
+)]
+pub use self::parts::{Parts, Reason, Refusal, take_apart};
+#[cfg_attr(
+    not(test),
+    expect(unused_imports, reason = "no connection is taken out of hyper yet")
+)]
+pub use self::records::Records;
+pub use self::whole::Whole;
+
 /// TLS in both directions.
 #[derive(Clone)]
 pub struct Tls {
@@ -75,6 +102,8 @@ pub fn load<'a>(pairs: impl Iterator<Item = (&'a Path, &'a Path)>) -> Result<Tls
         .with_cert_resolver(Arc::new(ByName(certificates)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = Ticketer::new()?;
+    // For connections that move to a peer.
+    config.enable_secret_extraction = true;
     Ok(Tls {
         acceptor: TlsAcceptor::from(Arc::new(config)),
         connector: TlsConnector::from(Arc::new(client)),
