@@ -360,7 +360,7 @@ impl Simulation {
                     | Event::Recover { .. }
                     | Event::FlowsWanted { .. }
                     | Event::Flows(_)
-                    | Event::Recovered(_)
+                    | Event::Recovered { .. }
                     | Event::Forgotten(_) => {}
                 }
             }

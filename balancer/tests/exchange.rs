@@ -1,6 +1,6 @@
 //! Two servers in two network namespaces, with real multicast between them.
 
-use balancer::cluster::{Cluster, Event, FlowAt, OwnState, ServerId, Status, Timing};
+use balancer::cluster::{Cluster, Estate, Event, FlowAt, Home, OwnState, ServerId, Status, Timing};
 use balancer::exchange::{Audience, Exchange, Interface, Key, Keyring, Options, clock};
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
@@ -169,6 +169,17 @@ fn servers_of_different_periods_accuse_nobody() {
     assert_eq!(two.peer(1), Some(Status::Suspect));
 }
 
+/// Each server has an identity.
+fn estate(id: u64) -> Estate {
+    Estate {
+        homes: vec![Home {
+            address: format!("10.99.18.{}/24", 200 + id).parse().unwrap(),
+            kept: true,
+        }],
+        ..Estate::default()
+    }
+}
+
 /// Both run on their own, as daemons do, and without a pause of their clients' making.
 #[test]
 fn a_hundred_thousand_flows_are_told_within_a_second() {
@@ -179,7 +190,7 @@ fn a_hundred_thousand_flows_are_told_within_a_second() {
         lab.server(2, group("239.255.99.18:9918"), 7),
     );
     run(&mut [&mut one, &mut two], 3);
-    let identity = SocketAddr::from(([10, 99, 18, 3], 80));
+    let identity = SocketAddr::new(estate(1).homes[0].address.addr(), 80);
     let flow = |number: usize| FlowAt {
         protocol: 6,
         client: SocketAddr::from((
@@ -198,7 +209,7 @@ fn a_hundred_thousand_flows_are_told_within_a_second() {
                 loop {
                     let event = two.exchange.next().await;
                     if let Event::FlowsWanted { by, session, .. } = event {
-                        two.exchange.tell_flows(by, session, &flows);
+                        two.exchange.tell_flows(by, session, &flows, true);
                     }
                 }
             };
@@ -212,7 +223,7 @@ fn a_hundred_thousand_flows_are_told_within_a_second() {
             loop {
                 match one.exchange.next().await {
                     Event::Flows(flows) => told.extend(flows),
-                    Event::Recovered(_) => break,
+                    Event::Recovered { .. } => break,
                     _ => {}
                 }
             }
@@ -351,7 +362,7 @@ impl Lab {
                 name: format!("web{id}"),
                 period: PERIOD,
                 timeout_periods: 3,
-                estate: balancer::cluster::Estate::default(),
+                estate: estate(id),
             };
             let cluster = Cluster::new(clock::monotonic(), options);
             let inside_runtime = runtime.enter();

@@ -132,7 +132,8 @@ pub enum Event {
         /// here. `false`: it came up too often for that.
         grace: bool,
     },
-    /// Collect the flows that this server has on `identities`, then call [`Cluster::tell_flows`].
+    /// Collect the flows that this server has on `identities`, then call [`Cluster::tell_flows`], whatever comes of it: the next
+    /// one waits for that.
     FlowsWanted {
         /// Who asks.
         by: ServerId,
@@ -144,7 +145,12 @@ pub enum Event {
     /// A peer tells of flows on identities that this server has.
     Flows(Vec<FlowAt>),
     /// All flows on this identity that can be known of were told of.
-    Recovered(IpAddr),
+    Recovered {
+        /// The identity.
+        identity: IpAddr,
+        /// Peers that are on-line and haven't told of all of theirs.
+        lacking: Vec<ServerId>,
+    },
     /// A peer was silent for [`MEMORY`] and isn't known any more.
     Forgotten(ServerId),
 }
@@ -211,7 +217,9 @@ impl Outbox {
     /// The flows on `identity` are no affair of this server's any more.
     fn forget_flows(&mut self, identity: IpAddr) {
         self.events.retain_mut(|event| match event {
-            Event::Recover { identity: of, .. } | Event::Recovered(of) => *of != identity,
+            Event::Recover { identity: of, .. } | Event::Recovered { identity: of, .. } => {
+                *of != identity
+            }
             Event::Flows(flows) => {
                 flows.retain(|flow| flow.identity.ip() != identity);
                 !flows.is_empty()
@@ -299,6 +307,7 @@ impl Cluster {
                 from,
                 &query,
                 self.timing,
+                &self.reporter,
                 &self.membership,
                 &mut self.out,
             ),
@@ -350,9 +359,10 @@ impl Cluster {
             .recover(now, &held, of, options, &self.membership, &mut self.out);
     }
 
-    /// Takes in the flows that [`Event::FlowsWanted`] asked for.
-    pub fn tell_flows(&mut self, by: ServerId, session: u64, flows: &[FlowAt]) {
-        self.answerer.answer(by, session, flows, &mut self.out);
+    /// Takes in the flows that [`Event::FlowsWanted`] asked for; `complete`: all of them could be found out.
+    pub fn tell_flows(&mut self, by: ServerId, session: u64, flows: &[FlowAt], complete: bool) {
+        self.answerer
+            .answer(by, session, flows, complete, &mut self.out);
     }
 
     /// Takes in whether the host of peer `id` answered the probe that [`Event::Probe`] asked for.
@@ -396,7 +406,7 @@ impl Cluster {
         let options = self.reporter.options();
         self.asker
             .handle_timeout(now, options, &self.membership, &mut self.out);
-        self.answerer.handle_timeout(now);
+        self.answerer.handle_timeout(now, &mut self.out);
         self.reporter
             .handle_timeout(now, self.timing, &mut self.out);
     }
@@ -413,6 +423,9 @@ impl Cluster {
 
     /// The next message to be sent.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        if self.out.transmits.is_empty() {
+            self.answerer.transmit(&mut self.out);
+        }
         self.out.transmits.pop_front()
     }
 

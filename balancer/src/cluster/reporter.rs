@@ -108,6 +108,9 @@ pub(super) struct Reporter {
     told_at: Timestamp,
     due: Timestamp,
     sequence: u64,
+    /// The last numbers some time ago, and once more that time ago: what has a number up to that is no news.
+    marks: [u64; 2],
+    marked: Timestamp,
     /// Who asked, and with which numbers.
     askers: Vec<(SocketAddr, u64)>,
     answer_due: Timestamp,
@@ -126,6 +129,8 @@ impl Reporter {
             told_at: Timestamp(0),
             due: Timestamp::NEVER,
             sequence: 0,
+            marks: [0; 2],
+            marked: Timestamp(0),
             askers: Vec::new(),
             answer_due: Timestamp::NEVER,
             answered_at: Timestamp(0),
@@ -135,6 +140,12 @@ impl Reporter {
 
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Whether the report of this start and number is one of the last that were sent: within the time that a report counts for
+    /// ([`Timing::validity`]), or twice that.
+    pub fn has_just_said(&self, (boot, sequence): (u64, u64)) -> bool {
+        boot == self.options.boot && (self.marks[0] + 1..=self.sequence).contains(&sequence)
     }
 
     /// Whether peers would accept a report of this state.
@@ -227,6 +238,9 @@ impl Reporter {
 
     pub fn handle_timeout(&mut self, now: Timestamp, timing: Timing, out: &mut Outbox) {
         let Some(own) = self.own.clone() else { return };
+        if now >= self.marked + timing.validity() {
+            (self.marks, self.marked) = ([self.marks[1], self.sequence], now);
+        }
         let mut told = false;
         if self.answer_due <= now {
             self.answer_due = Timestamp::NEVER;

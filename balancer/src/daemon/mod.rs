@@ -6,6 +6,7 @@
 //! announces and sees on its links, `macs` what it does when their Ethernet addresses change, `history`
 //! what has changed, `report` what it tells of itself.
 
+mod collector;
 mod commands;
 mod disputes;
 mod drain;

@@ -76,7 +76,9 @@ impl Running {
                 identities,
             } => self.on_flows_wanted(prepared, by, session, identities),
             Event::Flows(flows) => self.on_flows(prepared.id, &flows)?,
-            Event::Recovered(identity) => self.on_recovered(identity)?,
+            Event::Recovered { identity, lacking } => {
+                self.on_recovered(prepared, identity, &lacking)?;
+            }
             Event::Forgotten(id) => self.forget(prepared, id).await?,
         }
         Ok(())

@@ -1,56 +1,51 @@
 //! The flows on an identity that this server has got: what it asks its peers for, and what it tells them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
-use balancer_common::wire::{TCP, UDP};
+use anyhow::Result;
+use balancer_common::wire::TCP;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
+use super::collector::{self, Collector, Flows, serves};
 use super::prepare::Prepared;
 use super::running::Running;
-use crate::cluster::{FlowAt, GRACE, MAX_FLOWS, ServerId, Status, Timestamp};
-use crate::config::{Protocol, Service};
-use crate::datapath::connections::{self, Connection};
-use crate::datapath::maps::Maps;
+use super::takeover::server_name;
+use crate::cluster::{FlowAt, GRACE, ServerId, Status, Timestamp};
+use crate::datapath::connections::Connection;
 use crate::datapath::{own, recovered};
 use crate::exchange::clock;
 
 /// What is under way.
 pub struct Recovery {
+    /// Since when this server has what it took over.
+    got: BTreeMap<IpAddr, Timestamp>,
     /// Identities whose flows are being looked for.
     sought: BTreeMap<IpAddr, Sought>,
     /// What is to be asked when this server's own connections have been read.
     questions: Vec<Question>,
     /// They are being read.
     reading: bool,
-    /// Who waits for this server's flows, oldest first.
-    askers: VecDeque<Asker>,
-    /// The first of them is being seen to.
-    collecting: bool,
     collected: mpsc::Sender<Collected>,
 }
 
 struct Sought {
+    /// When this server got the identity; 0: it has had it all along.
+    got: Timestamp,
     since: Timestamp,
     /// Times that its peers are still to be asked, when its own connections are known.
     begun: u32,
     /// This server's own connections on the identity: client's end, own end.
     own: HashSet<(SocketAddr, SocketAddr)>,
+    /// They could not be read.
+    own_unknown: bool,
     /// Flows that were entered.
     entered: u64,
 }
 
 /// An identity, and whom to ask for the flows on it; `None`: all.
 type Question = (IpAddr, Option<ServerId>);
-
-struct Asker {
-    id: ServerId,
-    session: u64,
-    identities: Vec<IpAddr>,
-}
 
 /// What was read from the kernel, beside what else there was to do.
 pub enum Collected {
@@ -68,7 +63,7 @@ pub enum Collected {
         /// What the answer is to name.
         session: u64,
         /// The flows.
-        flows: Result<Vec<FlowAt>>,
+        flows: Flows,
     },
 }
 
@@ -76,17 +71,22 @@ impl Recovery {
     /// What was collected is sent to `collected`.
     pub fn new(collected: mpsc::Sender<Collected>) -> Self {
         Self {
+            got: BTreeMap::new(),
             sought: BTreeMap::new(),
             questions: Vec::new(),
             reading: false,
-            askers: VecDeque::new(),
-            collecting: false,
             collected,
         }
     }
 
+    /// This server has taken this identity over.
+    pub(super) fn note_taken(&mut self, identity: IpAddr, now: Timestamp) {
+        self.got.insert(identity, now);
+    }
+
     /// This server hasn't this identity any more: what it waits for is none of its affairs.
     pub(super) fn forget(&mut self, identity: IpAddr) {
+        self.got.remove(&identity);
         self.sought.remove(&identity);
         self.questions.retain(|(of, _)| *of != identity);
     }
@@ -109,9 +109,16 @@ impl Running {
             }
             let sought = self.recovery.sought.entry(identity);
             let sought = sought.or_insert_with(|| Sought {
+                got: self
+                    .recovery
+                    .got
+                    .get(&identity)
+                    .copied()
+                    .unwrap_or_default(),
                 since: now,
                 begun: 0,
                 own: HashSet::new(),
+                own_unknown: false,
                 entered: 0,
             });
             sought.begun += 1;
@@ -135,7 +142,7 @@ impl Running {
         let collected = self.recovery.collected.clone();
         spawn_blocking(move || {
             let identities: BTreeSet<_> = questions.iter().map(|(identity, _)| *identity).collect();
-            let connections = connections::on(&Vec::from_iter(identities));
+            let connections = collector::connections(&Vec::from_iter(identities));
             // The daemon has ended meanwhile if nobody receives this.
             let _ = collected.blocking_send(Collected::Own {
                 questions,
@@ -164,21 +171,27 @@ impl Running {
                         sought.begun = sought.begun.saturating_sub(1);
                     }
                 }
-                for connection in connections? {
+                for connection in connections.iter().flatten() {
                     if let Some(sought) = self.recovery.sought.get_mut(&connection.local.ip()) {
                         sought.own.insert((connection.client, connection.local));
                     }
                 }
                 for (of, identities) in by_peer {
+                    for identity in &identities {
+                        if let Some(sought) = self.recovery.sought.get_mut(identity) {
+                            sought.own_unknown |= connections.is_err();
+                        }
+                    }
                     prepared.exchange.recover(&identities, of);
                 }
-                Ok(())
+                connections.map(drop)
             }
             Collected::Wanted { by, session, flows } => {
-                self.recovery.collecting = false;
-                self.collect_next(prepared);
-                prepared.exchange.tell_flows(by, session, &flows?);
-                Ok(())
+                let Flows { flows, failed } = flows;
+                prepared
+                    .exchange
+                    .tell_flows(by, session, &flows, failed.is_none());
+                failed.map_or(Ok(()), Err)
             }
         }
     }
@@ -191,70 +204,6 @@ impl Running {
         session: u64,
         identities: Vec<IpAddr>,
     ) {
-        // What it asked before it doesn't wait for any more.
-        self.recovery.askers.retain(|asker| asker.id != by);
-        self.recovery.askers.push_back(Asker {
-            id: by,
-            session,
-            identities,
-        });
-        self.collect_next(prepared);
-    }
-
-    /// Enters the flows that peers have on identities of this server's.
-    pub(super) fn on_flows(&mut self, me: ServerId, flows: &[FlowAt]) -> Result<()> {
-        let now = clock::monotonic();
-        let ledger = recovered::Ledger::open(&self.datapath.maps)?;
-        for flow in flows {
-            let Some(sought) = self.recovery.sought.get_mut(&flow.identity.ip()) else {
-                continue;
-            };
-            let own = flow.protocol == TCP && sought.own.contains(&(flow.client, flow.identity));
-            if own || flow.owner == me {
-                continue;
-            }
-            let services = self.services.iter().map(|life| &life.config);
-            let service = (0..)
-                .zip(services)
-                .find(|(_, service)| serves(service, flow));
-            if let (Some((service, _)), Some(peer)) = (service, self.table.slot(flow.owner)) {
-                sought.entered += u64::from(ledger.enter(flow, peer, service, now));
-            }
-        }
-        Ok(())
-    }
-
-    /// All flows on `identity` that can be known are.
-    pub(super) fn on_recovered(&mut self, identity: IpAddr) -> Result<()> {
-        // Else this is about what was asked before.
-        let settled = |sought: &Sought| sought.begun == 0;
-        if !self.recovery.sought.get(&identity).is_some_and(settled) {
-            return Ok(());
-        }
-        let Some(sought) = self.recovery.sought.remove(&identity) else {
-            return Ok(());
-        };
-        own::set_grace(&mut self.datapath.maps, identity, Timestamp(0))?;
-        if sought.entered > 0 {
-            let now = clock::monotonic();
-            let text = format!(
-                "{identity}: peers go on with {} of its flows, known after {} ms",
-                sought.entered,
-                now.since(sought.since).as_millis()
-            );
-            self.history.add(now, text);
-        }
-        Ok(())
-    }
-
-    fn collect_next(&mut self, prepared: &Prepared) {
-        if self.recovery.collecting {
-            return;
-        }
-        let Some(asker) = self.recovery.askers.pop_front() else {
-            return;
-        };
-        self.recovery.collecting = true;
         let peers = prepared.exchange.cluster().peers();
         let slots = peers.filter_map(|peer| {
             let id = peer.report.server;
@@ -270,88 +219,77 @@ impl Running {
                 .map(|life| life.config.clone())
                 .collect(),
             peers: slots.collect(),
-            identities: asker.identities,
+            identities,
         };
         let collected = self.recovery.collected.clone();
         spawn_blocking(move || {
+            let flows = collector.collect();
             // The daemon has ended meanwhile if nobody receives this.
-            let _ = collected.blocking_send(Collected::Wanted {
-                by: asker.id,
-                session: asker.session,
-                flows: collector.collect(),
-            });
+            let _ = collected.blocking_send(Collected::Wanted { by, session, flows });
         });
     }
-}
 
-/// Reads this server's flows on some identities, for a peer.
-struct Collector {
-    me: ServerId,
-    pin_dir: PathBuf,
-    services: Vec<Service>,
-    /// By slot: its id, and whether it answers for itself.
-    peers: BTreeMap<u32, (ServerId, bool)>,
-    identities: Vec<IpAddr>,
-}
-
-impl Collector {
-    fn collect(&self) -> Result<Vec<FlowAt>> {
-        let connections =
-            connections::on(&self.identities).context("cannot tell a peer of its flows")?;
-        let mut flows: Vec<_> = connections
-            .iter()
-            .map(|connection| FlowAt {
-                protocol: TCP,
-                client: connection.client,
-                identity: connection.local,
-                owner: self.me,
-                sure: connection.established,
-            })
-            .collect();
-        // Of TCP the sockets tell. Where they can't be asked, only the one who steered knows.
-        let udp = |service: &Service| {
-            service
-                .ports
-                .iter()
-                .any(|range| range.protocol == Protocol::Udp)
-        };
-        if self.services.iter().any(udp) || self.peers.values().any(|(_, answers)| !answers) {
-            self.add_steered(&self.pin_dir, &mut flows)?;
-        }
-        flows.retain(|flow| self.services.iter().any(|service| serves(service, flow)));
-        flows.truncate(MAX_FLOWS);
-        Ok(flows)
-    }
-
-    fn add_steered(&self, pin_dir: &Path, flows: &mut Vec<FlowAt>) -> Result<()> {
-        let maps = Maps::open(pin_dir)?;
-        recovered::each(&maps, &self.identities, clock::monotonic(), |entry| {
-            let owner = match entry.peer {
-                None => Some(self.me),
-                Some(slot) => self
-                    .peers
-                    .get(&slot)
-                    .filter(|(_, answers)| entry.protocol == UDP || !answers)
-                    .map(|(id, _)| *id),
+    /// Enters the flows that peers have on identities of this server's.
+    pub(super) fn on_flows(&mut self, me: ServerId, flows: &[FlowAt]) -> Result<()> {
+        let now = clock::monotonic();
+        let ledger = recovered::Ledger::open(&self.datapath.maps)?;
+        for flow in flows {
+            let Some(sought) = self.recovery.sought.get_mut(&flow.identity.ip()) else {
+                continue;
             };
-            if let Some(owner) = owner {
-                flows.push(FlowAt {
-                    protocol: entry.protocol,
-                    client: entry.client,
-                    identity: entry.identity,
-                    owner,
-                    sure: owner == self.me,
-                });
+            let own = flow.protocol == TCP && sought.own.contains(&(flow.client, flow.identity));
+            let maybe_own = sought.own_unknown && !flow.sure;
+            if own || maybe_own || flow.owner == me {
+                continue;
             }
-        })
+            let services = self.services.iter().map(|life| &life.config);
+            let service = (0..)
+                .zip(services)
+                .find(|(_, service)| serves(service, flow));
+            if let (Some((service, _)), Some(peer)) = (service, self.table.slot(flow.owner)) {
+                let tenure = recovered::Tenure {
+                    got: sought.got,
+                    asked: sought.since,
+                };
+                sought.entered += u64::from(ledger.enter(flow, peer, service, tenure, now));
+            }
+        }
+        Ok(())
     }
-}
 
-fn serves(service: &Service, flow: &FlowAt) -> bool {
-    let protocol = match flow.protocol {
-        TCP => Protocol::Tcp,
-        UDP => Protocol::Udp,
-        _ => return false,
-    };
-    service.has(protocol, flow.identity.port())
+    /// All flows on `identity` that can be known are, but for those of some peers.
+    pub(super) fn on_recovered(
+        &mut self,
+        prepared: &Prepared,
+        identity: IpAddr,
+        lacking: &[ServerId],
+    ) -> Result<()> {
+        // Else this is about what was asked before.
+        let settled = |sought: &Sought| sought.begun == 0;
+        if !self.recovery.sought.get(&identity).is_some_and(settled) {
+            return Ok(());
+        }
+        let Some(sought) = self.recovery.sought.remove(&identity) else {
+            return Ok(());
+        };
+        own::set_grace(&mut self.datapath.maps, identity, Timestamp(0))?;
+        let now = clock::monotonic();
+        if sought.entered > 0 {
+            let text = format!(
+                "{identity}: peers go on with {} of its flows, known after {} ms",
+                sought.entered,
+                now.since(sought.since).as_millis()
+            );
+            self.history.add(now, text);
+        }
+        if !lacking.is_empty() {
+            let names: Vec<_> = (lacking.iter().map(|id| server_name(prepared, *id))).collect();
+            let text = format!(
+                "{identity}: {} could not tell of all flows on it that they have: some may break",
+                names.join(", ")
+            );
+            self.history.add(now, text);
+        }
+        Ok(())
+    }
 }

@@ -29,6 +29,7 @@ impl Running {
         // Before the first packet comes it is known that only services are to be served there, and unknown flows not reset.
         prepared.assumed.insert(address, interface.index);
         self.set_held(prepared)?;
+        self.recovery.note_taken(address, clock::monotonic());
         self.recover(vec![address], None, true)?;
         let added = prepared
             .host
@@ -41,6 +42,7 @@ impl Running {
             .await;
         if let Err(error) = added {
             prepared.exchange.renounce(address);
+            self.recovery.forget(address);
             prepared.assumed.remove(&address);
             self.set_held(prepared)?;
             return Err(error.context(format!("cannot take over {address}")));

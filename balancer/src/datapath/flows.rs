@@ -81,8 +81,15 @@ pub struct FlowView {
 impl FlowView {
     /// The place of the flow with this hash.
     pub fn get(&self, tag: u64) -> Option<Place> {
-        let places = self.places_of(tag).map(|at| self.place(at));
-        places.into_iter().find(|place| place.tag == tag)
+        self.find(tag).map(|(_, place)| place)
+    }
+
+    /// The same, with the flow in full: that of another one, if only first packets were seen.
+    pub fn get_in_full(&self, tag: u64) -> Option<(Place, Flow)> {
+        self.find(tag).map(|(slot, place)| {
+            // SAFETY: within the mapping, aligned; any bytes make a value.
+            (place, unsafe { self.pointers(slot).1.read_volatile() })
+        })
     }
 
     /// Enters a flow in full, where the programs would. False: there is no room.
@@ -144,6 +151,11 @@ impl FlowView {
             .flat_map(|set| (0..WAYS).map(move |way| Slot { set, way }))
             .map(|slot| (slot, self.place(slot)))
             .filter(|(_, place)| place.tag != 0)
+    }
+
+    fn find(&self, tag: u64) -> Option<(Slot, Place)> {
+        let places = self.places_of(tag).map(|slot| (slot, self.place(slot)));
+        places.into_iter().find(|(_, place)| place.tag == tag)
     }
 
     fn places_of(&self, tag: u64) -> [Slot; 2 * WAYS] {

@@ -4,13 +4,22 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use balancer_common::hash::flow_hash;
-use balancer_common::table::{Flow, NO_PEER, OPEN_TCP, OPEN_UDP, Place, millis};
+use balancer_common::table::{Flow, HALF_OPEN, NO_PEER, OPEN_TCP, OPEN_UDP, Place, millis};
 use balancer_common::types::{Address, FlowKey};
 use balancer_common::wire::UDP;
 
 use super::flows::FlowView;
 use super::maps::Maps;
 use crate::cluster::{FlowAt, Timestamp};
+
+/// What this server's own knowledge of the flows on an identity is worth.
+#[derive(Clone, Copy, Debug)]
+pub struct Tenure {
+    /// When it got the identity. What it knew before may have changed meanwhile.
+    pub got: Timestamp,
+    /// When it began to look for the flows on it. What it decided since then it decided without knowing them.
+    pub asked: Timestamp,
+}
 
 /// The table, for flows to be entered.
 pub struct Ledger<'a> {
@@ -28,9 +37,16 @@ impl<'a> Ledger<'a> {
         })
     }
 
-    /// Has the packets of a flow sent on to the peer in slot `peer` from now on. One that isn't sure doesn't change what is known. False:
-    /// the table has no room for it.
-    pub fn enter(&self, flow: &FlowAt, peer: u32, service: u32, now: Timestamp) -> bool {
+    /// Has the packets of a flow sent on to the peer in slot `peer` from now on. One that isn't sure doesn't change what is known, and
+    /// none changes what stands. False: the table has no room for it.
+    pub fn enter(
+        &self,
+        flow: &FlowAt,
+        peer: u32,
+        service: u32,
+        tenure: Tenure,
+        now: Timestamp,
+    ) -> bool {
         let key = FlowKey {
             client: Address::from(flow.client.ip()),
             identity: Address::from(flow.identity.ip()),
@@ -39,7 +55,9 @@ impl<'a> Ledger<'a> {
             protocol: flow.protocol.into(),
         };
         let tag = flow_hash(&key, self.seed);
-        if !flow.sure && self.view.get(tag).is_some() {
+        if let Some((place, known)) = self.view.get_in_full(tag)
+            && (!flow.sure || tenure.stands(place, known, now))
+        {
             return true;
         }
         let place = Place {
@@ -55,6 +73,20 @@ impl<'a> Ledger<'a> {
         };
         let opened_ns = now.0;
         self.view.enter(place, Flow { key, opened_ns }, now.0)
+    }
+}
+
+impl Tenure {
+    /// Whether a flow in the table is in use, and was decided on by one who could know: it had a packet since this server has the
+    /// identity, and its first before this server asked its peers.
+    fn stands(self, place: Place, flow: Flow, now: Timestamp) -> bool {
+        let idle_ms = u128::from(place.age_ms(now.0));
+        let decided = if place.state == HALF_OPEN {
+            idle_ms > now.since(self.asked).as_millis()
+        } else {
+            flow.opened_ns < self.asked.0
+        };
+        decided && idle_ms <= now.since(self.got).as_millis() && !place.has_ended(now.0, false)
     }
 }
 
@@ -90,4 +122,52 @@ pub fn each(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const GOT: Timestamp = Timestamp(1_000_000_000_000);
+
+    fn at(millis: u64) -> Timestamp {
+        GOT + Duration::from_millis(millis)
+    }
+
+    /// Got at 0 ms, asked at 5,000 ms, now 5,100 ms.
+    fn stands(state: u8, opened: Timestamp, seen: Timestamp) -> bool {
+        let tenure = Tenure {
+            got: GOT,
+            asked: at(5_000),
+        };
+        let place = Place {
+            tag: 1,
+            seen_ms: millis(seen.0),
+            state,
+            ..Place::default()
+        };
+        let flow = Flow {
+            opened_ns: opened.0,
+            ..Flow::default()
+        };
+        tenure.stands(place, flow, at(5_100))
+    }
+
+    #[test]
+    fn what_is_in_use_here_stands_whatever_peers_say() {
+        let long_ago = Timestamp(GOT.0 - 9_000_000_000);
+        for state in [OPEN_TCP, OPEN_UDP] {
+            assert!(stands(state, at(10), at(5_090)));
+            assert!(stands(state, at(10), at(20)));
+            assert!(stands(state, long_ago, at(20)), "it went on");
+            assert!(!stands(state, long_ago, long_ago), "from the time before");
+            assert!(
+                !stands(state, at(5_001), at(5_090)),
+                "decided before the answers were in"
+            );
+        }
+        assert!(stands(HALF_OPEN, long_ago, at(4_900)));
+        assert!(!stands(HALF_OPEN, long_ago, at(5_001)));
+    }
 }

@@ -153,8 +153,8 @@ impl Exchange {
     }
 
     /// Answers [`Event::FlowsWanted`]: [`Cluster::tell_flows`].
-    pub fn tell_flows(&mut self, by: ServerId, session: u64, flows: &[FlowAt]) {
-        self.cluster.tell_flows(by, session, flows);
+    pub fn tell_flows(&mut self, by: ServerId, session: u64, flows: &[FlowAt], complete: bool) {
+        self.cluster.tell_flows(by, session, flows, complete);
     }
 
     /// Changes how often this server reports, and how long a silence is suspect: [`Cluster::set_timing`].

@@ -421,7 +421,7 @@ impl World {
                 let wanted = |flow: &&FlowAt| identities.contains(&flow.identity.ip());
                 let flows: Vec<_> = host.flows.iter().filter(wanted).copied().collect();
                 if let Some(cluster) = &mut host.daemon {
-                    cluster.tell_flows(by, session, &flows);
+                    cluster.tell_flows(by, session, &flows, true);
                 }
             }
             Event::Flows(ref flows) => {
@@ -439,7 +439,7 @@ impl World {
             | Event::Changed { .. }
             | Event::NameConflict { .. }
             | Event::Moved(_)
-            | Event::Recovered(_)
+            | Event::Recovered { .. }
             | Event::Forgotten(_) => {}
         }
     }

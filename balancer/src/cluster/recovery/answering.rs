@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::super::membership::Membership;
+use super::super::reporter::Reporter;
 use super::super::{
     Destination, Event, Message, Outbox, Refused, ServerId, Status, Timestamp, Timing,
 };
@@ -14,6 +15,8 @@ use super::{FlowAt, FlowReport, FlowsPart, FlowsQuery, LINGER, MAX_FLOWS, PART, 
 pub(in super::super) struct Answerer {
     me: ServerId,
     askers: BTreeMap<ServerId, Asker>,
+    /// Whose flows are being collected, and for which session: one at a time, and none while there are too many for others.
+    collecting: Option<(ServerId, u64)>,
 }
 
 #[derive(Debug)]
@@ -33,9 +36,18 @@ struct Session {
     identities: Vec<IpAddr>,
     /// The part that was asked for last.
     wanted: u32,
+    /// It wasn't sent since.
+    due: bool,
     asked: Timestamp,
-    /// `None` while they are being collected.
-    parts: Option<Vec<Vec<FlowReport>>>,
+    /// `None` until they are collected.
+    answer: Option<Answer>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    parts: Vec<Vec<FlowReport>>,
+    /// These are all.
+    complete: bool,
 }
 
 impl Answerer {
@@ -43,6 +55,7 @@ impl Answerer {
         Self {
             me,
             askers: BTreeMap::new(),
+            collecting: None,
         }
     }
 
@@ -50,13 +63,16 @@ impl Answerer {
     ///
     /// Only a server that is known is answered, at the address that is known of it, so that a recorded query makes this
     /// server flood nobody else. One that has just started is asked for its flows before its peers have heard of that, so
-    /// a start that isn't known is good enough if the one before it has ended, but not often.
+    /// a start that isn't known is good enough if the one before it has ended, but not often. And whoever asks says which
+    /// report of this server's it heard last (`reporter`): no query counts that was recorded earlier.
+    #[expect(clippy::too_many_arguments, reason = "what a query is judged by")]
     pub fn handle_query(
         &mut self,
         now: Timestamp,
         from: SocketAddr,
         query: &FlowsQuery,
         timing: Timing,
+        reporter: &Reporter,
         membership: &Membership,
         out: &mut Outbox,
     ) -> Result<(), Refused> {
@@ -70,6 +86,9 @@ impl Answerer {
             }
             return Err(Refused::Unproven);
         };
+        if !reporter.has_just_said(query.heard) {
+            return Err(Refused::Replayed);
+        }
         let proven = peer.report.boot == query.boot;
         let recent = |asker: &Asker| now.since(asker.begun) < timing.gap();
         match self.askers.get(&asker) {
@@ -81,61 +100,77 @@ impl Answerer {
             }
             _ => {}
         }
-        if self.resume(now, query, out) {
+        if self.resume(now, query) {
             return Ok(());
         }
         self.askers.retain(|id, _| membership.peer(*id).is_some());
-        let full = self.count() >= MAX_FLOWS;
-        let session = (!full).then(|| Session {
+        let session = Session {
             number: query.session,
             to: from,
             identities: query.identities.clone(),
             wanted: query.part,
+            due: true,
             asked: now,
-            parts: None,
-        });
-        if session.is_some() {
-            out.events.push_back(Event::FlowsWanted {
-                by: asker,
-                session: query.session,
-                identities: query.identities.clone(),
-            });
-        }
+            answer: None,
+        };
         self.askers.insert(
             asker,
             Asker {
                 boot: query.boot,
                 sequence: query.sequence,
                 begun: now,
-                session,
+                session: Some(session),
             },
         );
+        self.collect(out);
         Ok(())
     }
 
-    /// What was asked for, collected.
-    pub fn answer(&mut self, by: ServerId, session: u64, flows: &[FlowAt], out: &mut Outbox) {
+    /// What was asked for, collected; `complete`: all of it.
+    pub fn answer(
+        &mut self,
+        by: ServerId,
+        session: u64,
+        flows: &[FlowAt],
+        complete: bool,
+        out: &mut Outbox,
+    ) {
         let me = self.me;
+        self.collecting.take_if(|one| *one == (by, session));
         let asker = self.askers.get_mut(&by);
         let waiting = asker.and_then(|asker| asker.session.as_mut());
-        let Some(waiting) = waiting.filter(|waiting| waiting.number == session) else {
-            return;
-        };
-        let identities = &waiting.identities;
-        let reports = flows
-            .iter()
-            .filter_map(|flow| FlowReport::of(flow, me, identities));
-        waiting.parts = Some(parts(reports.take(MAX_FLOWS)));
-        waiting.send(me, out);
+        if let Some(waiting) = waiting.filter(|waiting| waiting.number == session) {
+            let identities = &waiting.identities;
+            let reports: Vec<_> = flows
+                .iter()
+                .filter_map(|flow| FlowReport::of(flow, me, identities))
+                .collect();
+            waiting.answer = Some(Answer {
+                complete: complete && reports.len() <= MAX_FLOWS,
+                parts: parts(reports.into_iter().take(MAX_FLOWS)),
+            });
+        }
+        self.collect(out);
+    }
+
+    /// Sends one window of parts that was asked for. What is sent is written when it can go, so that it takes no more memory than that.
+    pub fn transmit(&mut self, out: &mut Outbox) {
+        let sessions = (self.askers.values_mut()).filter_map(|asker| asker.session.as_mut());
+        let mut due = sessions.filter(|session| session.due && session.answer.is_some());
+        if let Some(session) = due.next() {
+            session.due = false;
+            session.send(self.me, out);
+        }
     }
 
     /// Forgets what nobody asks for any more.
-    pub fn handle_timeout(&mut self, now: Timestamp) {
+    pub fn handle_timeout(&mut self, now: Timestamp, out: &mut Outbox) {
         for asker in self.askers.values_mut() {
             asker
                 .session
                 .take_if(|session| session.asked + LINGER <= now);
         }
+        self.collect(out);
     }
 
     pub fn next_timeout(&self) -> Timestamp {
@@ -148,8 +183,7 @@ impl Answerer {
     }
 
     /// Goes on with the session that `query` is part of, if there is one.
-    fn resume(&mut self, now: Timestamp, query: &FlowsQuery, out: &mut Outbox) -> bool {
-        let me = self.me;
+    fn resume(&mut self, now: Timestamp, query: &FlowsQuery) -> bool {
         let asker = self.askers.get_mut(&query.server);
         let Some(asker) = asker.filter(|asker| asker.boot == query.boot) else {
             return false;
@@ -161,8 +195,34 @@ impl Answerer {
         asker.sequence = query.sequence;
         session.asked = now;
         session.wanted = query.part;
-        session.send(me, out);
+        session.due = true;
         true
+    }
+
+    /// Has flows collected for who waits for longest.
+    fn collect(&mut self, out: &mut Outbox) {
+        if self.collecting.is_some() {
+            return;
+        }
+        let waiting = self.askers.iter().filter_map(|(id, asker)| {
+            let session = asker.session.as_ref()?;
+            session
+                .answer
+                .is_none()
+                .then_some((asker.begun, *id, session))
+        });
+        let Some((_, by, session)) = waiting.min_by_key(|(begun, id, _)| (*begun, *id)) else {
+            return;
+        };
+        if self.count() >= MAX_FLOWS {
+            return;
+        }
+        self.collecting = Some((by, session.number));
+        out.events.push_back(Event::FlowsWanted {
+            by,
+            session: session.number,
+            identities: session.identities.clone(),
+        });
     }
 
     /// Flows kept for all askers.
@@ -171,14 +231,16 @@ impl Answerer {
             .askers
             .values()
             .filter_map(|asker| asker.session.as_ref());
-        let parts = sessions.flat_map(|session| session.parts.iter().flatten());
-        parts.map(Vec::len).sum()
+        let answers = sessions.filter_map(|session| session.answer.as_ref());
+        answers.flat_map(|answer| &answer.parts).map(Vec::len).sum()
     }
 }
 
 impl Session {
     fn send(&self, me: ServerId, out: &mut Outbox) {
-        let Some(parts) = &self.parts else { return };
+        let Some(Answer { parts, complete }) = &self.answer else {
+            return;
+        };
         let wanted = (0..).zip(parts).skip(self.wanted as usize);
         for (part, flows) in wanted.take(WINDOW as usize) {
             let answer = FlowsPart {
@@ -186,6 +248,7 @@ impl Session {
                 session: self.number,
                 part,
                 last: part as usize + 1 == parts.len(),
+                complete: *complete,
                 flows: flows.clone(),
             };
             let to = Destination::Unicast(self.to);

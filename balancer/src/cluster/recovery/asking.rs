@@ -16,7 +16,8 @@ pub(in super::super) struct Asker {
     /// When it could first have heard of all peers, from its first moment with the network on.
     introduced: Timestamp,
     sequence: u64,
-    open: BTreeSet<IpAddr>,
+    /// With those who haven't told of all their flows on them.
+    open: BTreeMap<IpAddr, BTreeSet<ServerId>>,
     sessions: BTreeMap<ServerId, Session>,
 }
 
@@ -42,7 +43,7 @@ impl Asker {
         Self {
             introduced: Timestamp::NEVER,
             sequence: 0,
-            open: BTreeSet::new(),
+            open: BTreeMap::new(),
             sessions: BTreeMap::new(),
         }
     }
@@ -57,10 +58,12 @@ impl Asker {
         membership: &Membership,
         out: &mut Outbox,
     ) {
-        self.open.extend(identities);
+        for identity in identities {
+            self.open.entry(*identity).or_default();
+        }
         // What was answered before is not the answer to this.
         out.events.retain(
-            |event| !matches!(event, Event::Recovered(identity) if identities.contains(identity)),
+            |event| !matches!(event, Event::Recovered { identity, .. } if identities.contains(identity)),
         );
         let online = |id: &ServerId| is_online(membership, *id);
         let all = membership.iter().map(|peer| peer.report.server);
@@ -72,12 +75,12 @@ impl Asker {
             let identities = identities.iter().copied().collect();
             self.begin(now, peer, identities, me, membership, out);
         }
-        self.settle(now, out);
+        self.settle(now, membership, out);
     }
 
     /// Looks no more for flows on identities that aren't `held` any more.
     pub fn keep(&mut self, held: impl Fn(&IpAddr) -> bool) {
-        self.open.retain(&held);
+        self.open.retain(|identity, _| held(identity));
         for session in self.sessions.values_mut() {
             session.then.retain(&held);
         }
@@ -108,7 +111,7 @@ impl Asker {
             .flows
             .iter()
             .filter_map(|flow| flow.read(from, &session.identities))
-            .filter(|flow| self.open.contains(&flow.identity.ip()))
+            .filter(|flow| self.open.contains_key(&flow.identity.ip()))
             .collect();
         let too_many = session.flows > MAX_FLOWS;
         let window_is_in = session.next == session.window;
@@ -116,8 +119,9 @@ impl Asker {
             out.events.push_back(Event::Flows(flows));
         }
         if part.last || too_many {
-            self.end(now, from, me, membership, out);
-            self.settle(now, out);
+            let complete = part.complete && !too_many;
+            self.end(now, from, complete, me, membership, out);
+            self.settle(now, membership, out);
         } else if window_is_in {
             self.ask(now, from, me, membership, out);
         }
@@ -140,7 +144,7 @@ impl Asker {
             .map(|(id, _)| *id)
             .collect();
         for id in given_up {
-            self.end(now, id, me, membership, out);
+            self.end(now, id, false, me, membership, out);
         }
         let due = |session: &Session| session.asked + RETRY <= now;
         let unanswered: Vec<_> = (self.sessions.iter())
@@ -150,7 +154,7 @@ impl Asker {
         for id in unanswered {
             self.ask(now, id, me, membership, out);
         }
-        self.settle(now, out);
+        self.settle(now, membership, out);
     }
 
     pub fn next_timeout(&self) -> Timestamp {
@@ -197,14 +201,23 @@ impl Asker {
         &mut self,
         now: Timestamp,
         peer: ServerId,
+        complete: bool,
         me: &Options,
         membership: &Membership,
         out: &mut Outbox,
     ) {
-        let ended = self.sessions.remove(&peer);
-        let then = ended.map(|session| session.then).unwrap_or_default();
-        if !then.is_empty() {
-            self.begin(now, peer, then, me, membership, out);
+        let Some(ended) = self.sessions.remove(&peer) else {
+            return;
+        };
+        for identity in ended.identities {
+            match self.open.get_mut(&identity) {
+                Some(lacking) if complete => lacking.remove(&peer),
+                Some(lacking) => lacking.insert(peer),
+                None => continue,
+            };
+        }
+        if !ended.then.is_empty() {
+            self.begin(now, peer, ended.then, me, membership, out);
         }
     }
 
@@ -226,6 +239,7 @@ impl Asker {
             server: me.me,
             boot: me.boot,
             sequence: self.sequence,
+            heard: (peer.report.boot, peer.report.sequence),
             session: session.number,
             identities: session.identities.clone(),
             part: session.next,
@@ -237,7 +251,7 @@ impl Asker {
     }
 
     /// Says which identities' flows are all known that can be.
-    fn settle(&mut self, now: Timestamp, out: &mut Outbox) {
+    fn settle(&mut self, now: Timestamp, membership: &Membership, out: &mut Outbox) {
         if now < self.introduced {
             return;
         }
@@ -247,10 +261,14 @@ impl Asker {
                 session.identities.contains(identity) || session.then.contains(identity)
             })
         };
-        self.open.retain(|identity| {
+        self.open.retain(|identity, lacking| {
             let open = asked(identity);
             if !open {
-                out.events.push_back(Event::Recovered(*identity));
+                let lacking = lacking.iter().copied();
+                out.events.push_back(Event::Recovered {
+                    identity: *identity,
+                    lacking: lacking.filter(|id| is_online(membership, *id)).collect(),
+                });
             }
             open
         });

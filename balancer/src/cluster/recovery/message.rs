@@ -17,6 +17,8 @@ pub struct FlowsQuery {
     pub boot: u64,
     /// Grows with each query of one start.
     pub sequence: u64,
+    /// The start and the number of the report that it heard last from the one whom it asks: this is no older.
+    pub heard: (u64, u64),
     /// What the answers are to name: the same for all parts of one answer, and never used before.
     pub session: u64,
     /// The identities.
@@ -36,6 +38,8 @@ pub struct FlowsPart {
     pub part: u32,
     /// No part follows.
     pub last: bool,
+    /// The whole answer is all that there is to tell.
+    pub complete: bool,
     /// The flows.
     pub flows: Vec<FlowReport>,
 }

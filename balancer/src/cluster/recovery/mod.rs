@@ -9,8 +9,8 @@
 //! ```
 //!
 //! As in TFTP with windows (RFC 7440), only the next part counts; what is lost is asked for again. A session's number was
-//! never used before, so an answer to another question is refused; each query has a number above the last one's, so a
-//! recorded one is refused; and a session that ends without its last part has not ended well. What a peer says of flows
+//! never used before, so an answer to another question is refused; each query has a number above the last one's, and names a
+//! report that the other one has just sent, so a recorded one is refused; and a session that ends without its last part has not ended well. What a peer says of flows
 //! is good only for identities that this server has and asked for.
 
 mod answering;
@@ -33,7 +33,7 @@ pub(super) use asking::Asker;
 /// client's retransmission timer costs more than what is found later could save.
 pub const GRACE: Duration = Duration::from_millis(500);
 
-/// Flows that one server tells another at the most, and that it keeps for all askers together.
+/// Flows that one server tells another at the most. While it keeps as many for its askers it collects no more for others.
 pub const MAX_FLOWS: usize = 1 << 20;
 
 /// How long a new server waits for peers to be heard of before it takes their answers for all.

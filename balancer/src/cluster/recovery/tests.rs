@@ -112,13 +112,13 @@ impl Network {
             Event::FlowsWanted { by, session, .. } => {
                 self.collected += 1;
                 let flows = self.flows[index].clone();
-                self.servers[index].tell_flows(by, session, &flows);
+                self.servers[index].tell_flows(by, session, &flows, true);
             }
             Event::Recover { identity, of, .. } => {
                 self.servers[index].recover(self.now, &[identity], of);
             }
             Event::Flows(flows) if index == 0 => self.told.extend(flows),
-            Event::Recovered(identity) if index == 0 => {
+            Event::Recovered { identity, .. } if index == 0 => {
                 self.recovered.push((self.now, identity));
             }
             _ => {}
@@ -392,6 +392,130 @@ fn no_query_is_longer_than_peers_accept() {
     assert_eq!(network.recovered.len(), all.len());
 }
 
+/// A query of one server for another one's flows on the first identity.
+fn query(network: &Network, by: usize, of: usize, session: u64, sequence: u64) -> Message {
+    let id = |index| ServerId(index as u64 + 1);
+    let boot_of = |index: usize| {
+        let mut others = (0..network.servers.len()).filter(|other| *other != index);
+        let other = others.next().unwrap();
+        network.servers[other].peer(id(index)).unwrap().report.boot
+    };
+    let heard = &network.servers[by].peer(id(of)).unwrap().report;
+    Message::FlowsQuery(Box::new(FlowsQuery {
+        server: id(by),
+        boot: boot_of(by),
+        sequence,
+        heard: (heard.boot, heard.sequence),
+        session,
+        identities: vec![identity(1)],
+        part: 0,
+    }))
+}
+
+fn wanted(server: &mut Cluster) -> Vec<(ServerId, u64)> {
+    let events = std::iter::from_fn(|| server.poll_event());
+    let wanted = events.filter_map(|event| match event {
+        Event::FlowsWanted { by, session, .. } => Some((by, session)),
+        _ => None,
+    });
+    wanted.collect()
+}
+
+#[test]
+fn many_askers_take_no_more_memory_than_one() {
+    let mut network = Network::new(5, 0);
+    let now = network.now;
+    let asked: Vec<_> = [0, 2, 3, 4]
+        .map(|by| (by, query(&network, by, 1, by as u64, 1_000)))
+        .to_vec();
+    let teller = &mut network.servers[1];
+    for (by, query) in asked {
+        teller.handle(now, at(by), query).unwrap();
+    }
+    let flows: Vec<_> = (0..20_000)
+        .map(|number| flow(2, identity(1), number))
+        .collect();
+    for by in [0, 2, 3, 4] {
+        let id = ServerId(by + 1);
+        assert_eq!(wanted(teller), [(id, by)], "one after another");
+        teller.tell_flows(id, by, &flows, true);
+    }
+    // However often one asks before anything could be sent, it is sent once.
+    for sequence in 1_001..1_100 {
+        let again = query(&network, 0, 1, 0, sequence);
+        let teller = &mut network.servers[1];
+        teller.handle(now, at(0), again).unwrap();
+    }
+    let teller = &mut network.servers[1];
+    let sent = std::iter::from_fn(|| teller.poll_transmit()).count();
+    assert_eq!(sent, 4 * WINDOW as usize);
+}
+
+#[test]
+fn a_query_that_was_recorded_before_a_restart_is_refused() {
+    let mut network = Network::new(3, 0);
+    let before = query(&network, 0, 1, 7, 1_000);
+    // The one who is asked has forgotten all that it was asked.
+    network.servers[1].leave();
+    network.flush();
+    network.servers[1] = start(network.now, 2, 2);
+    network.run(1_000);
+    let now = network.now;
+    let replayed = network.servers[1].handle(now, at(0), before);
+    assert_eq!(replayed, Err(Refused::Replayed));
+
+    // The one who asked has another start since, and is gone.
+    let before = query(&network, 0, 1, 7, 1_000);
+    let mut still = network.servers[1].handle(now, at(0), before.clone());
+    assert_eq!(still, Ok(()), "as long as it is new");
+    network.servers[0].leave();
+    network.flush();
+    network.servers[0] = start(now, 1, 2);
+    network.run(4_000);
+    let later = query(&network, 0, 1, 8, 1_000);
+    let now = network.now;
+    assert_eq!(network.servers[1].handle(now, at(0), later), Ok(()));
+    network.servers[0].leave();
+    network.flush();
+    network.now = now + Duration::from_secs(1);
+    still = network.servers[1].handle(network.now, at(0), before);
+    assert_eq!(still, Err(Refused::Replayed));
+}
+
+#[test]
+fn who_could_not_tell_all_is_named() {
+    for complete in [true, false] {
+        let mut network = Network::new(3, 0);
+        let now = network.now;
+        network.recover(&[identity(1)]);
+        let queries: Vec<_> = std::iter::from_fn(|| network.servers[0].poll_transmit()).collect();
+        for query in queries {
+            for teller in [1, 2] {
+                if query.to == Destination::Unicast(at(teller)) {
+                    network.deliver(0, teller, &query.message);
+                }
+            }
+        }
+        for teller in [1, 2] {
+            for (by, session) in wanted(&mut network.servers[teller]) {
+                let all = teller == 1 || complete;
+                network.servers[teller].tell_flows(by, session, &[], all);
+            }
+            while let Some(Transmit { message, .. }) = network.servers[teller].poll_transmit() {
+                network.deliver(teller, 0, &message);
+            }
+        }
+        network.servers[0].handle_timeout(now);
+        let mut events = std::iter::from_fn(|| network.servers[0].poll_event());
+        let recovered = events.find_map(|event| match event {
+            Event::Recovered { lacking, .. } => Some(lacking),
+            _ => None,
+        });
+        let lacking = if complete { vec![] } else { vec![ServerId(3)] };
+        assert_eq!(recovered, Some(lacking));
+    }
+}
+
 #[test]
 fn nobody_speaks_for_identities_that_were_not_asked_for_nor_is_sure_of_others_flows() {
     let report = FlowReport {
@@ -415,6 +539,7 @@ fn nobody_speaks_for_identities_that_were_not_asked_for_nor_is_sure_of_others_fl
             session: 1,
             part: 0,
             last: true,
+            complete: true,
             flows: vec![flow],
         };
         Message::decode(&Message::Flows(Box::new(part)).encode().unwrap()).is_err()
