@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 
 use super::table::duration;
 use crate::config::{Config, Http, Name};
+use crate::exchange::clock;
+use crate::http::certificates;
 
 /// Check a configuration file
 #[derive(Args)]
@@ -18,6 +20,10 @@ pub struct CheckConfig {
 impl CheckConfig {
     pub fn run(&self) -> Result<()> {
         let config = Config::load(&self.file)?;
+        for http in &config.http {
+            certificates::check(http, clock::time_of_day())
+                .with_context(|| format!("the [[http]] of {}", http.service))?;
+        }
         println!("{}: fine", self.file.display());
         for service in &config.services {
             let ports: Vec<_> = service.ports.iter().map(ToString::to_string).collect();

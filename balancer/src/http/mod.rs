@@ -8,6 +8,7 @@
 //! cluster that it is given. Neither has a clock, a socket or a random source.
 
 mod body;
+pub mod certificates;
 mod choice;
 mod connection;
 pub mod explain;

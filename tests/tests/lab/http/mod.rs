@@ -1,6 +1,7 @@
 //! The HTTP module before real web servers: what clients see, and what web servers are told.
 
 mod cluster;
+mod frames;
 mod hostile;
 mod levels;
 mod relay;

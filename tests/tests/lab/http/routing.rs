@@ -4,6 +4,8 @@
 use super::cluster::Cluster;
 
 const RULES: &str = r#"
+hosts = ["*.example.com"]
+
 [[http.rule]]
 name = "banking"
 path = "/banking/*"
@@ -82,6 +84,15 @@ fn tricks(cluster: &Cluster) {
     ] {
         let answer = cluster.get(1, "/", &["--request-target", path]);
         assert_eq!((answer.status, answer.server.as_str()), (400, ""), "{path}");
+    }
+    for host in [
+        "example.com",
+        "www.example.org",
+        "10.77.0.101",
+        "www.example.com.org",
+    ] {
+        let answer = cluster.get(1, "/securities/", &["-H", &format!("Host: {host}")]);
+        assert_eq!((answer.status, answer.server.as_str()), (421, ""), "{host}");
     }
     for path in ["/SECURITIES/", "/securities/../x", "/xsecurities/"] {
         let answer = cluster.get(1, "/", &["--request-target", path]);

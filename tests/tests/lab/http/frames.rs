@@ -1,0 +1,142 @@
+//! HTTP/2 frame by frame: clients that cancel, never end, or ask for a WebSocket.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use balancer_tests::Lab;
+
+use super::{CONFIG, curl, url, web};
+
+/// Kinds of frames (RFC 9113, 6), and the errors that they bring.
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const CONTINUATION: u8 = 9;
+const PROTOCOL_ERROR: u32 = 1;
+const CANCEL: u32 = 8;
+
+/// Flags of HEADERS.
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// GET, http, /, authority "a" (RFC 7541, appendix A).
+const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+
+#[test]
+fn http2_has_bounds() {
+    let Some(mut lab) = Lab::new(1) else { return };
+    let _web = web(lab.server(1));
+    let config = lab.config(&format!("{CONFIG}backend = \"127.0.0.1:9002\"\n"));
+    lab.server_mut(1).attach(&["--config", &config]);
+    let served = || {
+        let arguments = ["--http2-prior-knowledge", "-w", "%{http_code}"];
+        let url = url(&lab, "/");
+        curl(&lab, &[&arguments[..], &[&url]].concat()).ends_with("200")
+    };
+    assert!(served());
+    cancelled_streams(&lab);
+    assert!(served());
+    headers_without_end(&lab);
+    assert!(served());
+    websocket(&lab);
+    assert!(served());
+}
+
+/// CVE-2023-44487.
+fn cancelled_streams(lab: &Lab) {
+    let mut stream = open(lab);
+    let sent = (0..20_000).find(|number| {
+        let id = 2 * number + 1;
+        let mut both = frame(HEADERS, END_STREAM | END_HEADERS, id, GET);
+        both.extend(frame(RST_STREAM, 0, id, &CANCEL.to_be_bytes()));
+        stream.write_all(&both).is_err() || (number % 10 == 0 && is_over(&mut stream))
+    });
+    let sent = sent.expect("a connection that is ended");
+    assert!(sent < 5_000, "{sent} requests were cancelled");
+}
+
+/// CVE-2024-27316.
+fn headers_without_end(lab: &Lab) {
+    let mut stream = open(lab);
+    stream.write_all(&frame(HEADERS, 0, 1, GET)).unwrap();
+    // A header without indexing: name "x", a value of 100 bytes.
+    let header = [&[0, 1, b'x', 100][..], &[b'y'; 100]].concat();
+    let more = frame(CONTINUATION, 0, 1, &header.repeat(100));
+    let sent = (0..2_000).find(|number| {
+        stream.write_all(&more).is_err() || (number % 10 == 0 && is_over(&mut stream))
+    });
+    assert!(sent.is_some(), "20 MB of headers were taken");
+}
+
+/// RFC 8441 isn't offered, and who uses it all the same is told so; clients then use HTTP/1.1.
+fn websocket(lab: &Lab) {
+    const ENABLE_CONNECT_PROTOCOL: u16 = 8;
+    let mut stream = open(lab);
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    // CONNECT, http, /, authority "a", :protocol "websocket".
+    let mut headers = [&[0x02, 7][..], b"CONNECT", &GET[1..]].concat();
+    headers.extend([&[0, 9][..], b":protocol", &[9], b"websocket"].concat());
+    stream
+        .write_all(&frame(HEADERS, END_HEADERS, 1, &headers))
+        .unwrap();
+    loop {
+        let (kind, id, payload) = read(&mut stream);
+        match (kind, id) {
+            (SETTINGS, _) => {
+                let offered = payload
+                    .chunks_exact(6)
+                    .any(|setting| setting[..2] == ENABLE_CONNECT_PROTOCOL.to_be_bytes());
+                assert!(!offered);
+            }
+            (RST_STREAM, 1) => {
+                assert_eq!(payload, PROTOCOL_ERROR.to_be_bytes());
+                return;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A connection with both sides' first frames on their way.
+fn open(lab: &Lab) -> TcpStream {
+    let address = lab.server(1).address();
+    let stream = lab.client.enter(|| TcpStream::connect((address, 8000)));
+    let mut stream = stream.unwrap();
+    let patience = Some(Duration::from_secs(2));
+    stream.set_write_timeout(patience).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_millis(1)))
+        .unwrap();
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .unwrap();
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).unwrap();
+    stream
+}
+
+/// Whether the other end has ended the connection.
+fn is_over(stream: &mut TcpStream) -> bool {
+    match stream.read(&mut [0; 4096]) {
+        Ok(length) => length == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A frame's kind, stream and payload.
+fn read(stream: &mut TcpStream) -> (u8, u32, Vec<u8>) {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).unwrap();
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; length as usize];
+    stream.read_exact(&mut payload).unwrap();
+    let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+    (head[3], id, payload)
+}
