@@ -251,8 +251,9 @@ fn failed(
         Failure::Silent(_) => (StatusCode::GATEWAY_TIMEOUT, "the web server takes too long"),
         Failure::Body(_) => (StatusCode::REQUEST_TIMEOUT, "the request has no end"),
     };
+    let service = &client.place.service;
+    service.tally.count_failure(status);
     if status.is_server_error() {
-        let service = &client.place.service;
         service.warn(&format!("{destination}: {failure}"));
     }
     plain(status, text, flight)

@@ -2,10 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use hyper::StatusCode;
+
 use super::route::{Decision, Note, Route};
 
 /// Names of the counters, as `balancer status` shows them.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 14] = [
     "here",
     "of_peers",
     "relayed",
@@ -16,6 +18,10 @@ const NAMES: [&str; 10] = [
     "ticket_expired",
     "ticket_forged",
     "chosen_again",
+    "unreachable",
+    "broken_off",
+    "too_slow",
+    "incomplete",
 ];
 
 /// The counters. They go on through a reload.
@@ -46,6 +52,18 @@ impl Tally {
     /// Counts a further choice, as there was no connection to the server that was chosen before.
     pub fn count_again(&self) {
         self.0[9].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request that no web server answered, by the status that it was answered with in its place.
+    pub fn count_failure(&self, status: StatusCode) {
+        let kind = match status {
+            StatusCode::SERVICE_UNAVAILABLE => 10,
+            StatusCode::BAD_GATEWAY => 11,
+            StatusCode::GATEWAY_TIMEOUT => 12,
+            // The client's own doing.
+            _ => 13,
+        };
+        self.0[kind].fetch_add(1, Relaxed);
     }
 
     /// What was counted, by name.

@@ -292,6 +292,10 @@ while True:
     assert_eq!(status(&lab, "/garbage"), "502 1,502 0,");
     assert_eq!(status(&lab, "/nothing"), "502 1,502 0,");
     assert_eq!(status(&lab, "/silent"), "504 1,504 0,");
+    let requests = lab.server(1).status()["services"][0]["requests"].clone();
+    assert!(requests["unreachable"].as_u64() >= Some(2), "{requests}");
+    assert!(requests["broken_off"].as_u64() >= Some(4), "{requests}");
+    assert_eq!(requests["too_slow"], 2, "{requests}");
 }
 
 #[test]
