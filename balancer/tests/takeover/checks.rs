@@ -2,7 +2,7 @@
 
 use balancer::cluster::{Cluster, Require, ServerId, Timestamp};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::world::{State, World, address_of, id_of};
@@ -11,6 +11,12 @@ use crate::world::{State, World, address_of, id_of};
 const BOTH: Duration = Duration::from_secs(5);
 /// The same where no datagram is lost: a report's time, and the moment in which a restarted server is asked.
 const BOTH_WITHOUT_LOSS: Duration = Duration::from_millis(700);
+
+/// How long a holder may not know where a connection ends, whose server it hears.
+const ASTRAY: Duration = Duration::from_secs(5);
+/// The same where no datagram is lost: clients of unknown flows aren't answered for so long (`GRACE`), after a report that tells of a peer
+/// that wasn't there.
+const ASTRAY_WITHOUT_LOSS: Duration = Duration::from_secs(1);
 
 /// How long an address of a dead home may be without a holder: at the worst it was asked for while its host still lived.
 const NOBODY: Duration = Duration::from_secs(12);
@@ -25,6 +31,11 @@ pub struct Checks {
     /// The highest term that a start of a daemon knew of an address.
     terms: BTreeMap<(usize, u64, IpAddr), u64>,
     claims: usize,
+    /// Since when a holder sends a client's packets elsewhere than to its connection's server.
+    astray: BTreeMap<(SocketAddr, usize), Timestamp>,
+    /// The flows as they were looked at last.
+    flow_changes: Option<u64>,
+    pub longest_astray: Duration,
     pub longest_both: Duration,
     pub longest_nobody: Duration,
 }
@@ -34,6 +45,8 @@ impl Checks {
     pub fn disturbed(&mut self, world: &World) {
         self.both.clear();
         self.nobody.clear();
+        self.astray.clear();
+        self.flow_changes = None;
         // A daemon that was restarted may have forgotten.
         let runs = |by: usize, boot| world.hosts[by].boot == boot;
         self.terms.retain(|(by, boot, _), _| runs(*by, *boot));
@@ -48,6 +61,36 @@ impl Checks {
             let holders = world.holders(address);
             self.not_two(world, address, &holders);
             self.not_nobody(world, index, address, &holders);
+        }
+        self.not_two_owners(world);
+    }
+
+    /// Whoever answers for an identity has each flow's packets answered by the one server that has its connection, if they hear each
+    /// other: else two would answer them.
+    fn not_two_owners(&mut self, world: &World) {
+        if self.flow_changes != Some(world.flow_changes) {
+            self.flow_changes = Some(world.flow_changes);
+            let mut astray = BTreeMap::new();
+            for (client, holder) in misdirected(world) {
+                let key = (client, holder);
+                let since = self.astray.get(&key).copied().unwrap_or(world.now);
+                astray.insert(key, since);
+            }
+            self.astray = astray;
+        }
+        let bound = if world.faults.loss_percent == 0 {
+            ASTRAY_WITHOUT_LOSS
+        } else {
+            ASTRAY
+        };
+        for ((client, holder), since) in &self.astray {
+            let time = world.now.since(*since);
+            self.longest_astray = self.longest_astray.max(time);
+            assert!(
+                time <= bound,
+                "{:?}: host {holder} has sent the packets of {client} astray for {time:?}",
+                world.now
+            );
         }
     }
 
@@ -166,12 +209,38 @@ impl Checks {
             for flow in &host.flows {
                 for holder in world.holders(flow.identity.ip()) {
                     let to = world.hosts[holder].steered.get(&flow.client);
+                    let to = to.map(|(owner, _)| owner);
                     let expected = (holder != owner).then_some(&flow.owner);
                     assert_eq!(to, expected, "host {holder} directs {flow:?}");
                 }
             }
         }
     }
+}
+
+/// Clients, and the holders that send their packets elsewhere than to their connections' servers.
+fn misdirected(world: &World) -> Vec<(SocketAddr, usize)> {
+    let runs = |index: usize| world.hosts[index].state == State::Runs;
+    let holders: BTreeMap<_, _> = (0..world.hosts.len())
+        .map(|home| (address_of(home), world.holders(address_of(home))))
+        .collect();
+    let mut found = Vec::new();
+    for (owner, host) in world.hosts.iter().enumerate() {
+        for flow in host.flows.iter().filter(|_| runs(owner)) {
+            for &holder in &holders[&flow.identity.ip()] {
+                let to = world.hosts[holder].steered.get(&flow.client);
+                let right = if holder == owner {
+                    to.is_none()
+                } else {
+                    to.is_some_and(|(to, _)| *to == flow.owner)
+                };
+                if !right && runs(holder) && (holder == owner || world.connected(holder, owner)) {
+                    found.push((flow.client, holder));
+                }
+            }
+        }
+    }
+    found
 }
 
 /// What random worlds require of a takeover.

@@ -12,9 +12,13 @@ const SEEDS: u64 = 40;
 /// Things that happen in one of them.
 const CHAPTERS: usize = 25;
 
+/// Connections that clients open after each of them.
+const CLIENTS: usize = 6;
+
 #[test]
 fn whatever_happens_addresses_have_one_holder_each() {
-    let (mut both, mut nobody, mut claims) = (Duration::ZERO, Duration::ZERO, 0);
+    let (mut both, mut nobody, mut astray, mut claims, mut flows) =
+        (Duration::ZERO, Duration::ZERO, Duration::ZERO, 0, 0);
     let one = number("BALANCER_SEED");
     for seed in one.map_or(0..seeds(SEEDS), |seed| seed..seed + 1) {
         let checks = std::panic::catch_unwind(|| tell(seed)).unwrap_or_else(|panic| {
@@ -23,9 +27,14 @@ fn whatever_happens_addresses_have_one_holder_each() {
         });
         both = both.max(checks.0.longest_both);
         nobody = nobody.max(checks.0.longest_nobody);
+        astray = astray.max(checks.0.longest_astray);
         claims += checks.1;
+        flows += checks.2;
     }
-    println!("{claims} claims; two holders for {both:?} at most, none for {nobody:?} at most");
+    println!(
+        "{claims} claims; two holders for {both:?} at most, none for {nobody:?} at most; {flows} flows, none with two owners for more \
+         than {astray:?}"
+    );
     assert!(claims > 0 || one.is_some(), "nothing was tried");
 }
 
@@ -38,7 +47,7 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-fn tell(seed: u64) -> (Checks, usize) {
+fn tell(seed: u64) -> (Checks, usize, u32) {
     let mut random = fastrand::Rng::with_seed(!seed);
     let hosts = random.usize(2..8);
     let require: Require = REQUIRES[random.usize(..2)];
@@ -61,6 +70,9 @@ fn tell(seed: u64) -> (Checks, usize) {
     pass(&mut world, &mut checks, ms(3_000));
     for _ in 0..CHAPTERS {
         happen(&mut world, &mut random);
+        for _ in 0..CLIENTS {
+            world.connect_if_clear(random.usize(..hosts), random.usize(..hosts));
+        }
         let time = match random.u8(..4) {
             0 => random.u64(..50),
             1 => random.u64(..500),
@@ -76,7 +88,7 @@ fn tell(seed: u64) -> (Checks, usize) {
     pass(&mut world, &mut checks, REST);
     Checks::at_rest(&world);
     let claims = world.claims.len();
-    (checks, claims)
+    (checks, claims, world.clients)
 }
 
 /// One thing that may happen to one host, or to the network.

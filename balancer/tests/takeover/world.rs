@@ -2,7 +2,7 @@
 
 use balancer::cluster::{
     Assumed, Cluster, Destination, Estate, Event, FlowAt, Home, Link, Message, Options, OwnState,
-    Require, ServerId, Timestamp,
+    Require, ServerId, Status, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -60,8 +60,8 @@ pub struct Host {
     pub behind: Duration,
     /// The connections that end here.
     pub flows: Vec<FlowAt>,
-    /// Where its program sends the packets of others, by their clients.
-    pub steered: BTreeMap<SocketAddr, ServerId>,
+    /// Where its program sends the packets of others, by their clients, and the identities that these are to.
+    pub steered: BTreeMap<SocketAddr, (ServerId, IpAddr)>,
     waiting: Vec<Packet>,
     due: Timestamp,
 }
@@ -103,9 +103,12 @@ pub struct World {
     pub claims: Vec<(Timestamp, usize, Assumed)>,
     /// Datagrams that were refused.
     pub refused: u64,
+    /// Grows whenever something happens to flows, or to who directs them.
+    pub flow_changes: u64,
     /// The most datagrams that one host had to read at one time.
     pub most_waiting: usize,
-    clients: u32,
+    /// Connections that were opened.
+    pub clients: u32,
     boots: u64,
     order: u64,
     network: BTreeMap<(Timestamp, u64), (usize, Packet)>,
@@ -138,6 +141,7 @@ impl World {
             claims: Vec::new(),
             clients: 0,
             refused: 0,
+            flow_changes: 0,
             most_waiting: 0,
             boots: random.u64(..) >> 8,
             order: 0,
@@ -395,6 +399,10 @@ impl World {
 
     fn act(&mut self, index: usize, event: &Event) {
         let probe = self.now + PROBE;
+        self.flow_changes += u64::from(matches!(
+            event,
+            Event::Assume(_) | Event::Release(_) | Event::Flows(_)
+        ));
         match *event {
             Event::Probe(id) => {
                 let whom = index_of(id);
@@ -417,17 +425,15 @@ impl World {
                 session,
                 ref identities,
             } => {
-                let host = &mut self.hosts[index];
-                let wanted = |flow: &&FlowAt| identities.contains(&flow.identity.ip());
-                let flows: Vec<_> = host.flows.iter().filter(wanted).copied().collect();
-                if let Some(cluster) = &mut host.daemon {
+                let flows = self.flows_on(index, identities);
+                if let Some(cluster) = &mut self.hosts[index].daemon {
                     cluster.tell_flows(by, session, &flows, true);
                 }
             }
             Event::Flows(ref flows) => {
-                let host = &mut self.hosts[index];
-                let told = flows.iter().map(|flow| (flow.client, flow.owner));
-                host.steered.extend(told);
+                for flow in flows {
+                    self.enter(index, flow);
+                }
             }
             Event::Release(address) => {
                 self.hosts[index].addresses.remove(&address);
@@ -441,6 +447,41 @@ impl World {
             | Event::Moved(_)
             | Event::Recovered { .. }
             | Event::Forgotten(_) => {}
+        }
+    }
+
+    /// What a host's sockets tell, and of those whose daemons are silent what it steered to them.
+    fn flows_on(&self, index: usize, identities: &[IpAddr]) -> Vec<FlowAt> {
+        let host = &self.hosts[index];
+        let silent = |id: &ServerId| {
+            let peer = host.daemon.as_ref().and_then(|cluster| cluster.peer(*id));
+            peer.is_some_and(|peer| peer.status != Status::Online)
+        };
+        let steered = host.steered.iter().filter(|(_, (owner, _))| silent(owner));
+        let steered = steered.map(|(client, (owner, identity))| FlowAt {
+            protocol: 6,
+            client: *client,
+            identity: SocketAddr::new(*identity, 80),
+            owner: *owner,
+            sure: false,
+        });
+        let all = host.flows.iter().copied().chain(steered);
+        all.filter(|flow| identities.contains(&flow.identity.ip()))
+            .collect()
+    }
+
+    /// As the daemon enters what peers tell.
+    fn enter(&mut self, index: usize, flow: &FlowAt) {
+        let identity = flow.identity.ip();
+        let host = &mut self.hosts[index];
+        assert!(
+            host.addresses.contains(&identity),
+            "host {index} is told of flows on {identity}, which it hasn't"
+        );
+        let own = host.flows.iter().any(|own| own.client == flow.client);
+        if !own && (flow.sure || !host.steered.contains_key(&flow.client)) {
+            let to = (flow.owner, identity);
+            host.steered.insert(flow.client, to);
         }
     }
 
@@ -467,7 +508,21 @@ impl World {
             sure: true,
         });
         if director != owner {
-            self.hosts[director].steered.insert(client, id_of(owner));
+            let to = (id_of(owner), identity);
+            self.hosts[director].steered.insert(client, to);
+        }
+        self.flow_changes += 1;
+    }
+
+    /// [`Self::connect`], where all are well and one host answers for the identity: of what a second one directs meanwhile, out of its
+    /// sight, the first can't know.
+    pub fn connect_if_clear(&mut self, home: usize, owner: usize) {
+        let [holder] = self.holders(address_of(home))[..] else {
+            return;
+        };
+        let runs = |index: usize| self.hosts[index].state == State::Runs;
+        if runs(holder) && runs(owner) && self.connected(holder, owner) {
+            self.connect(home, owner);
         }
     }
 
