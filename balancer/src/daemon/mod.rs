@@ -3,7 +3,7 @@
 //! `prepare` checks and opens what it needs, `start` brings it up, `running` is its life, of which `peers` and `commands` are
 //! parts, as is `drain`; `guests` counts for peers that drain; `services` is what it knows of its services, `probes` how it finds out whether a
 //! silent peer's host lives, `takeover` what it does about identities, `recovery` about the flows on them, `disputes` about those that others have as well, `links` what it
-//! announces and sees on its links, `macs` what it does when their Ethernet addresses change, `history`
+//! announces and sees on its links, `moves` about connections that move to another server, `macs` what it does when their Ethernet addresses change, `history`
 //! what has changed, `report` what it tells of itself.
 
 mod collector;
@@ -14,6 +14,7 @@ mod guests;
 mod history;
 mod links;
 mod macs;
+mod moves;
 mod peers;
 mod prepare;
 mod probes;

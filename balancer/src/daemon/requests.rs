@@ -126,6 +126,7 @@ impl Running {
             client,
             tls,
             relayed: false,
+            handed: false,
         };
         let now = clock::time_of_day().as_secs();
         Ok(router.explain(&head, view, now, fastrand::u64(..)))

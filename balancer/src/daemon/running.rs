@@ -151,6 +151,9 @@ impl Running {
                     self.on_sighting(prepared, sighting);
                     continue;
                 }
+                question = prepared.http.next_move() => {
+                    ("connections that move", self.on_move(prepared, question))
+                }
                 () = inputs.links.changed() => ("this host's interfaces", self.on_links(prepared).await),
                 Some(collected) = inputs.collected.recv() => {
                     ("recovery of flows", self.on_collected(prepared, collected))

@@ -119,6 +119,16 @@ impl FlowView {
         true
     }
 
+    /// Drops the flow with this hash.
+    pub fn remove(&self, tag: u64) {
+        for slot in self.places_of(tag) {
+            if self.place(slot).tag == tag {
+                // SAFETY: within the mapping, aligned.
+                unsafe { self.pointers(slot).0.write_volatile(Place::default()) };
+            }
+        }
+    }
+
     /// Drops the flows that `goes` says.
     pub fn forget(&self, goes: impl Fn(&Place) -> bool) {
         for (slot, place) in self.iter() {

@@ -47,21 +47,21 @@ impl<'a> Ledger<'a> {
         tenure: Tenure,
         now: Timestamp,
     ) -> bool {
-        let key = FlowKey {
-            client: Address::from(flow.client.ip()),
-            identity: Address::from(flow.identity.ip()),
-            client_port: flow.client.port(),
-            port: flow.identity.port(),
-            protocol: flow.protocol.into(),
-        };
-        let tag = flow_hash(&key, self.seed);
+        let tag = flow_hash(&key(flow), self.seed);
         if let Some((place, known)) = self.view.get_in_full(tag)
             && (!flow.sure || tenure.stands(place, known, now))
         {
             return true;
         }
+        self.send_on(flow, peer, service, now)
+    }
+
+    /// Has the packets of a flow sent on to the peer in slot `peer` from now on, whatever was known of it. False: the table has no room
+    /// for it.
+    pub fn send_on(&self, flow: &FlowAt, peer: u32, service: u32, now: Timestamp) -> bool {
+        let key = key(flow);
         let place = Place {
-            tag,
+            tag: flow_hash(&key, self.seed),
             seen_ms: millis(now.0),
             peer: peer as u16,
             service: service as u8,
@@ -73,6 +73,21 @@ impl<'a> Ledger<'a> {
         };
         let opened_ns = now.0;
         self.view.enter(place, Flow { key, opened_ns }, now.0)
+    }
+
+    /// Has the packets of a flow stay here from now on.
+    pub fn keep(&self, flow: &FlowAt) {
+        self.view.remove(flow_hash(&key(flow), self.seed));
+    }
+}
+
+fn key(flow: &FlowAt) -> FlowKey {
+    FlowKey {
+        client: Address::from(flow.client.ip()),
+        identity: Address::from(flow.identity.ip()),
+        client_port: flow.client.port(),
+        port: flow.identity.port(),
+        protocol: flow.protocol.into(),
     }
 }
 

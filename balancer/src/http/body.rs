@@ -1,5 +1,6 @@
 //! Bodies on their way through: a piece at a time, never whole.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -39,6 +40,8 @@ pub enum RequestBody {
     Empty,
     /// What the client sends.
     Stream(Box<Upload>),
+    /// This server's own, until it was sent.
+    Whole(Option<Bytes>),
 }
 
 /// What a client sends.
@@ -98,7 +101,7 @@ impl RequestBody {
     /// How it goes, if there is one.
     pub fn progress(&self) -> Option<Arc<Progress>> {
         match self {
-            Self::Empty => None,
+            Self::Empty | Self::Whole(_) => None,
             Self::Stream(upload) => Some(upload.progress.clone()),
         }
     }
@@ -112,6 +115,21 @@ impl Progress {
         }
         let moved = Timestamp(self.moved.load(Relaxed));
         patience.saturating_sub(clock::monotonic().since(moved))
+    }
+}
+
+impl RequestBody {
+    /// What of it is here already goes into `bytes`.
+    pub async fn drain(&mut self, bytes: &mut Vec<u8>) {
+        poll_fn(|context| {
+            while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut *self).poll_frame(context) {
+                if let Ok(data) = frame.into_data() {
+                    bytes.extend_from_slice(&data);
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 }
 
@@ -270,8 +288,10 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Stream(upload) = self.get_mut() else {
-            return Poll::Ready(None);
+        let upload = match self.get_mut() {
+            Self::Empty => return Poll::Ready(None),
+            Self::Whole(bytes) => return Poll::Ready(bytes.take().map(Frame::data).map(Ok)),
+            Self::Stream(upload) => upload,
         };
         let polled = Pin::new(&mut upload.body).poll_frame(context);
         upload.progress.waiting.store(polled.is_pending(), Relaxed);
@@ -286,6 +306,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Whole(bytes) => bytes.is_none(),
             Self::Stream(upload) => upload.body.is_end_stream(),
         }
     }
@@ -293,6 +314,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Self::Stream(upload) => upload.body.size_hint(),
         }
     }

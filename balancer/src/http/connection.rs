@@ -4,7 +4,9 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
@@ -14,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::handoff::{Given, Moving, give};
 use super::head::Introduction;
 use super::link::Link;
 use super::proxy_protocol::{self, Header};
@@ -22,6 +25,7 @@ use super::stream::ClientStream;
 use super::tls::Whole;
 use super::watch::{Order, Watch};
 use super::worker::Place;
+use crate::cluster::ServerId;
 use crate::config::Limits;
 
 /// How HTTP/2 begins (RFC 9113, 3.4).
@@ -52,6 +56,22 @@ pub struct Client {
     pub introduction: Introduction,
     /// Its own connection to the web server, where that was told of it by the PROXY protocol.
     pub own_link: Arc<Mutex<Option<Link>>>,
+    /// Its next request is the one for which a peer has given this server the connection.
+    pub handed: AtomicBool,
+    /// It couldn't move: its next request is answered through this server.
+    pub stays: AtomicBool,
+    /// The request for which it is to move.
+    moving: Mutex<Option<Moving>>,
+}
+
+/// A connection that a peer has given this server.
+pub struct Arrived {
+    /// The client, as a proxy may have said.
+    pub address: SocketAddr,
+    /// The other end of the connection.
+    pub sender: SocketAddr,
+    /// Where it connected to.
+    pub server: SocketAddr,
 }
 
 impl Client {
@@ -59,17 +79,38 @@ impl Client {
     pub fn watch(&self) -> &Arc<Watch> {
         &self.place.watch
     }
+
+    /// Whether a peer is at the other end.
+    pub fn is_peer(&self) -> bool {
+        self.place.service.view().may_be_peer(self.sender)
+    }
+
+    /// The connection is to be taken to another server, with this request.
+    pub fn moves(&self, moving: Moving) {
+        *lock(&self.moving) = Some(moving);
+    }
+
+    fn new(place: Place, arrived: &Arrived, tls: bool) -> Self {
+        Self {
+            place,
+            address: arrived.address,
+            sender: arrived.sender.ip(),
+            server: arrived.server,
+            tls,
+            introduction: Introduction::new(arrived.address.ip(), tls),
+            own_link: Arc::default(),
+            handed: AtomicBool::new(false),
+            stays: AtomicBool::new(false),
+            moving: Mutex::default(),
+        }
+    }
 }
 
 /// Serves a client until the connection is over.
 pub async fn serve(place: Place, stream: TcpStream, sender: SocketAddr) {
     let watch = place.watch.clone();
     let site = place.service.site();
-    poll_fn(|context| {
-        watch.attend(context.waker());
-        Poll::Ready(())
-    })
-    .await;
+    attend(&watch).await;
     let sender = canonical(sender);
     let Ok(server) = stream.local_addr().map(canonical) else {
         return;
@@ -85,28 +126,67 @@ pub async fn serve(place: Place, stream: TcpStream, sender: SocketAddr) {
         .clone()
         .filter(|_| site.http.tls_ports.contains(&server.port()));
     let h2 = unread.starts_with(PREFACE);
-    let stream = ClientStream::new(stream, unread, watch.clone());
-    let client = Arc::new(Client {
-        place,
+    let arrived = Arrived {
         address,
-        sender: sender.ip(),
+        sender,
         server,
-        tls: tls.is_some(),
-        introduction: Introduction::new(address.ip(), tls.is_some()),
-        own_link: Arc::default(),
-    });
+    };
+    let client = Arc::new(Client::new(place, &arrived, tls.is_some()));
     let limits = site.http.limits;
     drop(site);
     match tls {
         Some(config) => {
+            let stream = ClientStream::new(stream, unread, watch.clone());
             let accepted = Box::pin(config.acceptor.accept(Whole::new(stream)));
             if let Some(Ok(stream)) = unless_ended(&watch, accepted).await {
                 let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                Box::pin(speak(stream, h2, limits, client)).await;
+                Box::pin(speak(stream, h2, limits, &client)).await;
             }
         }
-        None => Box::pin(speak(stream, h2, limits, client)).await,
+        None => Box::pin(converse(stream, unread, h2, limits, client)).await,
     }
+}
+
+/// Goes on with a connection that a peer has given this server. `unread`: what was read from it for its next request.
+pub async fn resume(place: Place, stream: TcpStream, unread: Bytes, arrived: Arrived) {
+    attend(&place.watch).await;
+    let limits = place.service.site().http.limits;
+    let client = Arc::new(Client::new(place, &arrived, false));
+    client.handed.store(true, Relaxed);
+    converse(stream, unread, false, limits, client).await;
+}
+
+/// Serves a client without TLS, until the connection is over or has moved to another server.
+async fn converse(
+    mut stream: TcpStream,
+    mut unread: Bytes,
+    h2: bool,
+    limits: Limits,
+    client: Arc<Client>,
+) {
+    loop {
+        let spoken = ClientStream::new(stream, unread, client.watch().clone());
+        let Some(taken) = speak(spoken, h2, limits, &client).await else {
+            return;
+        };
+        let (socket, rest) = taken.stream.into_parts();
+        let read = [&taken.read[..], &rest[..]].concat();
+        match give(&client, taken.to, socket, read).await {
+            Given::Gone => return,
+            Given::Kept(socket, read) => {
+                client.stays.store(true, Relaxed);
+                (stream, unread) = (socket, read.into());
+            }
+        }
+    }
+}
+
+/// A stream that moves.
+struct Taken<S> {
+    stream: S,
+    /// What was read from it, from the beginning of the request that it moves for.
+    read: Vec<u8>,
+    to: ServerId,
 }
 
 /// Waits for the client's first bytes. Returns who it is, and what of these is HTTP or TLS.
@@ -152,7 +232,8 @@ async fn greet(
     }
 }
 
-async fn speak<S>(stream: S, h2: bool, limits: Limits, client: Arc<Client>)
+/// Serves requests until the connection is over, or is to move.
+async fn speak<S>(stream: S, h2: bool, limits: Limits, client: &Arc<Client>) -> Option<Taken<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -171,7 +252,8 @@ where
             .serve_connection(stream, service);
         let connection = Box::pin(connection);
         let finish = http2::Connection::graceful_shutdown;
-        drive(connection, finish, &client).await;
+        drive(connection, finish, client).await;
+        None
     } else {
         let connection = http1::Builder::new()
             .max_headers(limits.headers as usize)
@@ -180,25 +262,54 @@ where
             .with_upgrades();
         let connection = Box::pin(connection);
         let finish = http1::UpgradeableConnection::graceful_shutdown;
-        drive(connection, finish, &client).await;
+        let (connection, mut moving) = drive(connection, finish, client).await?;
+        let mut read = std::mem::take(&mut moving.head);
+        moving.body.drain(&mut read).await;
+        let parts = Pin::into_inner(connection).into_parts()?;
+        read.extend_from_slice(&parts.read_buf);
+        Some(Taken {
+            stream: parts.io.into_inner(),
+            read,
+            to: moving.to,
+        })
     }
 }
 
-/// Serves until the connection is over, or an order says so.
-async fn drive<C: Future>(mut connection: Pin<Box<C>>, finish: fn(Pin<&mut C>), client: &Client) {
+/// Serves until the connection is over, or an order says so. Or it is to move: then it is returned, with the request.
+async fn drive<C: Future>(
+    mut connection: Pin<Box<C>>,
+    finish: fn(Pin<&mut C>),
+    client: &Client,
+) -> Option<(Pin<Box<C>>, Moving)> {
     let watch = client.watch();
     let mut told = false;
     poll_fn(|context| {
         let order = watch.ordered();
         if order == Order::Close {
-            return Poll::Ready(());
+            return Poll::Ready(None);
         }
         if order == Order::Finish && !told {
             told = true;
             finish(connection.as_mut());
         }
         // How a client's connection ends is the client's business.
-        connection.as_mut().poll(context).map(drop)
+        if connection.as_mut().poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        match lock(&client.moving).take() {
+            Some(moving) => Poll::Ready(Some(moving)),
+            None => Poll::Pending,
+        }
+    })
+    .await
+    .map(|moving| (connection, moving))
+}
+
+/// The task that this is polled in is told of orders.
+async fn attend(watch: &Watch) {
+    poll_fn(|context| {
+        watch.attend(context.waker());
+        Poll::Ready(())
     })
     .await;
 }
@@ -211,6 +322,10 @@ async fn unless_ended<F: Future>(watch: &Watch, future: F) -> Option<F::Output> 
         Order::Finish | Order::Close => Poll::Ready(None),
     })
     .await
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An IPv4 client of a socket for both families is an IPv4 client.

@@ -63,6 +63,8 @@ pub enum Outcome {
     Here,
     /// A peer answers it through this server.
     Relay,
+    /// A peer gets the connection, and answers it.
+    Handoff,
     /// The client is sent to a peer.
     Redirect,
     /// It is refused.
@@ -135,6 +137,7 @@ impl Router {
                             Some(status),
                         )
                     }
+                    Route::Handoff(_) => (Outcome::Handoff, why, None),
                     Route::Relay(_) | Route::Refuse(_) => (Outcome::Relay, why, None),
                 };
                 Explanation {

@@ -243,6 +243,18 @@ fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
     }
 }
 
+/// A request's head in bytes, as it came but for the spelling (RFC 9112, 3).
+pub fn written(parts: &Parts) -> Vec<u8> {
+    let mut bytes = format!("{} {} HTTP/1.1\r\n", parts.method, parts.uri).into_bytes();
+    for (name, value) in &parts.headers {
+        for piece in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            bytes.extend_from_slice(piece);
+        }
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -49,6 +49,8 @@ use tokio::runtime::Builder;
 use tokio::sync::watch::{Receiver, Sender, channel};
 use tokio::time::{sleep, timeout};
 
+pub use self::handoff::{Move, Moved};
+use self::handoff::{Moves, director};
 pub use self::site::Plan;
 use self::site::Service;
 use self::view::View;
@@ -65,6 +67,7 @@ pub struct Module {
     finishing: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     end: Sender<Option<Duration>>,
+    moves: Moves,
 }
 
 impl Module {
@@ -76,11 +79,13 @@ impl Module {
     pub fn start(config: &Config, keyring: &Keyring) -> Result<Self> {
         let (end, ended) = channel(None);
         let finishing = Arc::new(AtomicBool::new(false));
+        let (director, moves) = director();
         let mut module = Self {
             services: Vec::new(),
             finishing,
             threads: Vec::new(),
             end,
+            moves,
         };
         if config.http.is_empty() {
             return Ok(module);
@@ -88,7 +93,7 @@ impl Module {
         allow_many_files();
         let count = std::thread::available_parallelism().map_or(1, Into::into);
         let mut shares: Vec<Share> = std::iter::repeat_with(Vec::new).take(count).collect();
-        for (service, ports) in Plan::new(config, keyring)?.services(config, count) {
+        for (service, ports) in Plan::new(config, keyring)?.services(config, count, &director) {
             for port in ports {
                 let listeners = listener::bind(port, count, &service)?;
                 for (listener, share) in listeners.into_iter().zip(&mut shares) {
@@ -127,6 +132,11 @@ impl Module {
     pub fn tally(&self, service: &Name) -> impl Iterator<Item = (&'static str, u64)> {
         let known = self.services.iter().find(|known| known.name == *service);
         known.into_iter().flat_map(|service| service.tally.named())
+    }
+
+    /// Which connection's packets are to get to another server.
+    pub async fn next_move(&mut self) -> Move {
+        self.moves.next().await
     }
 
     /// While it finishes, each answer is its connection's last.

@@ -1,11 +1,15 @@
 //! One request: checked, routed, sent on, answered.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, SET_COOKIE};
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, SET_COOKIE, TRANSFER_ENCODING,
+};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::time::sleep;
@@ -13,6 +17,7 @@ use tokio::time::sleep;
 use super::body::{Answer, RequestBody};
 use super::connection::Client;
 use super::forwarded;
+use super::handoff::{self, Moving};
 use super::head;
 use super::hop::Hop;
 use super::pool::Destination;
@@ -44,6 +49,10 @@ pub async fn answer(
     let body = RequestBody::new(body, site.http.timeouts.stall, client.watch());
     let mut response = match head::refusal(&parts, site.http.limits) {
         Some((status, text)) => plain(status, text, flight),
+        None if handoff::is_message(&parts) && client.is_peer() => {
+            let status = handoff::answer(&client, body).await;
+            empty(status, flight)
+        }
         None => route(&client, &site, parts, body, flight).await,
     };
     if only_head {
@@ -67,6 +76,8 @@ pub struct Asker<'a> {
     pub hop: Hop,
     /// A peer relays the request.
     pub relayed: bool,
+    /// A peer has given this server the connection for it.
+    pub handed: bool,
     /// The other end of the connection is believed what it says of its clients.
     pub believed: bool,
 }
@@ -87,6 +98,7 @@ impl<'a> Asker<'a> {
                 tls: connection.tls,
             },
             relayed: false,
+            handed: connection.handed.swap(false, Relaxed),
             believed: site.believes(connection.sender),
         };
         let hop = site.seals.take(&mut parts.headers);
@@ -122,6 +134,15 @@ async fn route(
     let asker = Asker::new(client, site, &view, &mut parts);
     let mut decision = decide(asker, &parts, &mut view).await;
     let websocket = head::wants_websocket(&parts) && body.is_end_stream();
+    if let Route::Handoff(to) = decision.route {
+        if !websocket && can_move(client, &parts) {
+            let head = head::written(&parts);
+            // Who drives the connection takes it from here; this request ends unanswered.
+            client.moves(Moving { to, head, body });
+            match pending::<Infallible>().await {}
+        }
+        decision.route = Route::Relay(to);
+    }
     prepare(asker, &decision, &mut parts);
     let mut message = Message {
         parts,
@@ -130,10 +151,14 @@ async fn route(
     };
     let mut tried = Vec::new();
     let mut response = loop {
-        client.place.service.tally.count(&decision, asker.relayed);
+        client
+            .place
+            .service
+            .tally
+            .count(&decision, asker.relayed || asker.handed);
         let server = match &decision.route {
             Route::Here => &view.own,
-            Route::Relay(id) => view.server(*id).unwrap_or(&view.own),
+            Route::Relay(id) | Route::Handoff(id) => view.server(*id).unwrap_or(&view.own),
             Route::Redirect(location) => {
                 let status = StatusCode::TEMPORARY_REDIRECT;
                 let mut response = plain(status, "see the Location", flight);
@@ -173,6 +198,17 @@ async fn route(
     response
 }
 
+/// Whether the connection can move for this request. What is relayed comes by a peer's own connection, and is answered here.
+fn can_move(client: &Client, parts: &Parts) -> bool {
+    let once = client.stays.swap(false, Relaxed);
+    parts.version == Version::HTTP_11
+        && !client.tls
+        && !once
+        && !client.watch().is_stuck()
+        // hyper has taken its first chunks apart already.
+        && !parts.headers.contains_key(TRANSFER_ENCODING)
+}
+
 /// Who answers a request. Just after the start, one that is perhaps for a server that hasn't been heard yet waits for it.
 async fn decide(asker: Asker<'_>, parts: &Parts, view: &mut Arc<View>) -> Decision {
     let head = Head {
@@ -183,6 +219,7 @@ async fn decide(asker: Asker<'_>, parts: &Parts, view: &mut Arc<View>) -> Decisi
         client: asker.hop.client.ip(),
         tls: asker.hop.tls,
         relayed: asker.relayed,
+        handed: asker.handed,
     };
     let router = &asker.site.router;
     let now = clock::time_of_day().as_secs();
@@ -205,10 +242,13 @@ async fn otherwise(
     if !decision.stays {
         *view = Arc::new(view.without(tried));
     }
-    let next = decide(asker, parts, view).await;
+    let mut next = decide(asker, parts, view).await;
+    if let Route::Handoff(to) = next.route {
+        next.route = Route::Relay(to);
+    }
     let server = match &next.route {
         Route::Here => view.own.id,
-        Route::Relay(id) => *id,
+        Route::Relay(id) | Route::Handoff(id) => *id,
         Route::Redirect(_) => return Some(next),
         Route::Refuse(_) => return None,
     };
@@ -257,6 +297,13 @@ fn failed(
         service.warn(&format!("{destination}: {failure}"));
     }
     plain(status, text, flight)
+}
+
+/// An answer without a body.
+fn empty(status: StatusCode, flight: InFlight) -> Response<Answer> {
+    let mut response = Response::new(Answer::text("", flight));
+    *response.status_mut() = status;
+    response
 }
 
 /// An answer of this server's own.

@@ -31,6 +31,8 @@ pub struct Head<'a> {
     pub tls: bool,
     /// A peer has routed it here already.
     pub relayed: bool,
+    /// A peer has given this server the connection for it.
+    pub handed: bool,
 }
 
 /// What becomes of a request.
@@ -65,6 +67,8 @@ pub enum Route {
     Here,
     /// A peer: it is asked, and its answer passed on.
     Relay(ServerId),
+    /// A peer: it gets the connection.
+    Handoff(ServerId),
     /// The client is sent there: a 307 with this `Location`.
     Redirect(HeaderValue),
     /// Nobody.
@@ -226,6 +230,9 @@ impl Router {
             }
             _ => {}
         }
+        if head.handed {
+            thought.choice = here(Why::Relayed);
+        }
         if thought.choice.is_none() && self.was_sent_here(view, &thought) {
             thought.choice = here(Why::SentHere);
         }
@@ -272,8 +279,13 @@ impl Router {
         peer: Option<&Server>,
     ) -> Route {
         let Some(peer) = peer else { return Route::Here };
-        self.redirect(head, thought, peer)
-            .map_or(Route::Relay(peer.id), Route::Redirect)
+        match thought.matched.route() {
+            RuleRoute::Relay => Route::Relay(peer.id),
+            RuleRoute::Handoff => Route::Handoff(peer.id),
+            RuleRoute::Redirect => {
+                (self.redirect(head, thought, peer)).map_or(Route::Relay(peer.id), Route::Redirect)
+            }
+        }
     }
 
     /// The URL at the peer, if the client is to be sent there, and that wasn't done before.
@@ -285,11 +297,7 @@ impl Router {
     ) -> Option<HeaderValue> {
         // A client that came by the peer's own name got here because the peer sends its connections on: it must not come again.
         let comes_from_there = peer.names.contains(&thought.target.host);
-        if thought.matched.route() != RuleRoute::Redirect
-            || self.is_own(&thought.target)
-            || comes_from_there
-            || !peer.is_ready()
-        {
+        if self.is_own(&thought.target) || comes_from_there || !peer.is_ready() {
             return None;
         }
         let name = peer.names.first()?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch::{Receiver, Sender, channel};
 
+use super::handoff::{self, Director, Handoffs};
 use super::hop::Seals;
 use super::pool::Destination;
 use super::route::Router;
@@ -32,6 +33,10 @@ pub struct Service {
     pub workers: usize,
     /// What became of its requests.
     pub tally: Tally,
+    /// Connections that are on their way here, or away.
+    pub handoffs: Handoffs,
+    /// Who has packets sent on.
+    pub director: Director,
     site: RwLock<Arc<Site>>,
     views: Sender<Arc<View>>,
     /// Has not been shown any view.
@@ -53,6 +58,8 @@ pub struct Site {
     pub router: Router,
     /// For requests that come from a peer, or go to one.
     pub seals: Arc<Seals>,
+    /// For connections that move from a peer, or to one.
+    pub handoffs: Arc<handoff::Seals>,
     /// How long clients may take.
     pub patience: Patience,
 }
@@ -68,8 +75,9 @@ impl Plan {
     /// A certificate or key can't be used.
     pub fn new(config: &Config, keyring: &Keyring) -> Result<Self> {
         let seals = Arc::new(Seals::new(keyring));
+        let handoffs = Arc::new(handoff::Seals::new(keyring));
         let site = |http: &Http| {
-            let site = Site::new(http, Tickets::new(keyring), seals.clone())
+            let site = Site::new(http, Tickets::new(keyring), seals.clone(), handoffs.clone())
                 .with_context(|| format!("the [[http]] of {}", http.service))?;
             Ok((http.service.clone(), Arc::new(site)))
         };
@@ -82,7 +90,12 @@ impl Plan {
     }
 
     /// The services, and their ports, to be served by so many threads.
-    pub(super) fn services(self, config: &Config, workers: usize) -> Vec<(Arc<Service>, Vec<u16>)> {
+    pub(super) fn services(
+        self,
+        config: &Config,
+        workers: usize,
+        director: &Director,
+    ) -> Vec<(Arc<Service>, Vec<u16>)> {
         let service = |(name, site): (Name, Arc<Site>)| {
             let service = config
                 .services
@@ -94,7 +107,10 @@ impl Plan {
                 .flat_map(|range| range.first..=range.last)
                 .collect();
             let view = alone(config, service);
-            Some((Arc::new(Service::new(name, workers, site, view)), ports))
+            Some((
+                Arc::new(Service::new(name, workers, site, view, director.clone())),
+                ports,
+            ))
         };
         self.0.into_iter().filter_map(service).collect()
     }
@@ -110,12 +126,14 @@ impl Plan {
 }
 
 impl Service {
-    fn new(name: Name, workers: usize, site: Arc<Site>, view: View) -> Self {
+    fn new(name: Name, workers: usize, site: Arc<Site>, view: View, director: Director) -> Self {
         let (views, unseen) = channel(Arc::new(view));
         Self {
             name,
             workers,
             tally: Tally::default(),
+            handoffs: Handoffs::default(),
+            director,
             site: RwLock::new(site),
             views,
             unseen,
@@ -169,7 +187,12 @@ impl Service {
 }
 
 impl Site {
-    fn new(http: &Http, tickets: Tickets, seals: Arc<Seals>) -> Result<Self> {
+    fn new(
+        http: &Http,
+        tickets: Tickets,
+        seals: Arc<Seals>,
+        handoffs: Arc<handoff::Seals>,
+    ) -> Result<Self> {
         let pairs = http.certificates.iter();
         let pairs = pairs.map(|pair| (pair.certificate.as_path(), pair.key.as_path()));
         let timeouts = http.timeouts;
@@ -185,6 +208,7 @@ impl Site {
             },
             router: Router::new(http.clone(), tickets),
             seals,
+            handoffs,
             patience: Patience {
                 head: timeouts.header,
                 idle: timeouts.idle,

@@ -75,6 +75,11 @@ impl<S> ClientStream<S> {
             linger: None,
         }
     }
+
+    /// The stream, and what of it hasn't been read here.
+    pub fn into_parts(self) -> (S, Bytes) {
+        (self.stream, self.unread)
+    }
 }
 
 macro_rules! each_transport {

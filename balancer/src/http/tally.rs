@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use super::route::{Decision, Note, Route};
 
 /// Names of the counters, as `balancer status` shows them.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 16] = [
     "here",
     "of_peers",
     "relayed",
@@ -22,6 +22,8 @@ const NAMES: [&str; 14] = [
     "broken_off",
     "too_slow",
     "incomplete",
+    "handed_off",
+    "handoff_failed",
 ];
 
 /// The counters. They go on through a reload.
@@ -34,7 +36,7 @@ impl Tally {
         let way = match decision.route {
             Route::Here if relayed => 1,
             Route::Here => 0,
-            Route::Relay(_) => 2,
+            Route::Relay(_) | Route::Handoff(_) => 2,
             Route::Redirect(_) => 3,
             Route::Refuse(_) => 4,
         };
@@ -64,6 +66,12 @@ impl Tally {
             _ => 13,
         };
         self.0[kind].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a connection that was to move to a peer. `moved`: so it did.
+    pub fn count_handoff(&self, moved: bool) {
+        let counter = if moved { 14 } else { 15 };
+        self.0[counter].fetch_add(1, Relaxed);
     }
 
     /// What was counted, by name.

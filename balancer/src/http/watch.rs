@@ -116,6 +116,11 @@ impl Watch {
         }
     }
 
+    /// Whether something waits to be written.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.load(Relaxed) != 0
+    }
+
     /// Nobody reads the rest of a request's body.
     pub fn on_unread(&self) {
         self.unread.store(true, Relaxed);

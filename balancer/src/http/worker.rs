@@ -143,7 +143,7 @@ impl Worker {
     }
 
     /// Whether another connection of `service` may be open here. Makes room by ending those that have been idle for longest.
-    fn has_room(&self, service: &Arc<Service>) -> bool {
+    pub fn has_room(&self, service: &Arc<Service>) -> bool {
         let most = service.site().http.limits.connections as usize;
         let share = most.div_ceil(service.workers);
         let connections = self.connections();
@@ -166,7 +166,8 @@ impl Worker {
         false
     }
 
-    fn place(self: Arc<Self>, service: &Arc<Service>) -> Place {
+    /// A place in the list for a connection of `service`.
+    pub fn place(self: Arc<Self>, service: &Arc<Service>) -> Place {
         let watch = Arc::new(Watch::new(self.now.clone()));
         let number = self.next.fetch_add(1, Relaxed);
         let open = Open {
@@ -213,6 +214,7 @@ mod tests {
     use crate::config::Config;
     use crate::exchange::{Key, Keyring};
     use crate::http::Plan;
+    use crate::http::handoff::director;
 
     #[test]
     fn room_is_made_for_many_at_once() {
@@ -222,7 +224,7 @@ mod tests {
         let keyring = Keyring::new(&Key::from([1; 32]), &[]);
         let (service, _) = Plan::new(&config, &keyring)
             .unwrap()
-            .services(&config, 1)
+            .services(&config, 1, &director().0)
             .remove(0);
         let worker = Arc::new(Worker::new(Arc::default()));
         let places: Vec<_> = (0..640).map(|_| worker.clone().place(&service)).collect();

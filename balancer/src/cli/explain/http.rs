@@ -53,6 +53,7 @@ fn text(explanation: &Explanation) -> String {
     let verdict = match explanation.verdict {
         Outcome::Here => format!("here: the web server of {server} answers it"),
         Outcome::Relay => format!("relay: {server} answers it, through this server"),
+        Outcome::Handoff => format!("handoff: the connection moves to {server}, which answers it"),
         Outcome::Redirect => format!("redirect: the client is sent to {server}"),
         Outcome::Refuse => format!("refused with {}", explanation.status.unwrap_or_default()),
     };

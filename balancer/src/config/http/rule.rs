@@ -85,6 +85,8 @@ pub enum RuleRoute {
     Relay,
     /// The client is sent to the other one's own name (RFC 9110 section 15.4.8).
     Redirect,
+    /// The client's connection moves to the other one, which answers directly; where it can't, the request is relayed.
+    Handoff,
 }
 
 impl RuleRoute {
@@ -93,15 +95,17 @@ impl RuleRoute {
         match self {
             Self::Relay => "relay",
             Self::Redirect => "redirect",
+            Self::Handoff => "handoff",
         }
     }
 }
 
 impl Value for RuleRoute {
-    const WANTED: &'static str = "a way to another server: write \"relay\" or \"redirect\"";
+    const WANTED: &'static str =
+        "a way to another server: write \"relay\", \"redirect\" or \"handoff\"";
 
     fn read(text: &str) -> Option<Self> {
-        [Self::Relay, Self::Redirect]
+        [Self::Relay, Self::Redirect, Self::Handoff]
             .into_iter()
             .find(|route| route.name() == text)
     }

@@ -170,7 +170,7 @@ fn http() {
             ),
             (
                 "[[http.rule]]\nname = \"a\"\npath = \"/\"\nroute = \"proxy\"",
-                r#"10:9: "proxy" is not a way to another server: write "relay" or "redirect""#,
+                r#"10:9: "proxy" is not a way to another server: write "relay", "redirect" or "handoff""#,
             ),
             (
                 "[[http.rule]]\nname = \"a\"\npath = \"/\"\nroute = \"redirect\"",

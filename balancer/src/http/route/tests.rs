@@ -75,6 +75,7 @@ fn view(loads: &[u32]) -> View {
 struct Browser {
     cookies: Vec<String>,
     relayed: bool,
+    handed: bool,
     host: Option<&'static str>,
     client: u8,
 }
@@ -98,6 +99,7 @@ impl Browser {
             client: IpAddr::from([192, 0, 2, self.client]),
             tls: false,
             relayed: self.relayed,
+            handed: self.handed,
         };
         let decision = router.route(&head, view, now, 42);
         if let Some(set) = decision.cookie(StatusCode::OK) {
@@ -532,6 +534,7 @@ fn explanations_are_the_routers_own() {
             client: IpAddr::from([192, 0, 2, 1]),
             tls: false,
             relayed: false,
+            handed: false,
         };
         let explanation = router.explain(&head, view, NOW, 42);
         let told = serde_json::to_value(explanation.verdict).unwrap();
@@ -567,4 +570,34 @@ fn explanations_are_the_routers_own() {
     let (verdict, told) = explain(&view(&[90, 10, 10]), "/a%00");
     assert_eq!((&*verdict, told.status), ("refuse", Some(400)));
     assert_eq!(explain(&view(&[90]), "/securities/").1.status, Some(503));
+}
+
+#[test]
+fn who_gets_the_connection_answers_and_gives_the_ticket() {
+    let rules = "[[http.rule]]\nname = \"banking\"\npath = \"/banking/*\"\nservers = [\"web2\"]\nroute = \"handoff\"\n\
+                 stateful = { end = \"/banking/logout\" }\n";
+    let router = router(rules);
+    let away = view(&[10, 10, 10]);
+    let mut browser = Browser::default();
+    assert_eq!(
+        browser.get(&router, &away, "/banking/").route,
+        Route::Handoff(ServerId(2))
+    );
+
+    // Whatever that server would choose: it was chosen.
+    let mut at_peer = view(&[90, 10, 10]);
+    std::mem::swap(&mut at_peer.own, &mut at_peer.peers[0]);
+    let mut browser = Browser {
+        handed: true,
+        ..Browser::default()
+    };
+    assert_eq!(
+        browser.get(&router, &at_peer, "/banking/").route,
+        Route::Here
+    );
+    assert_eq!(
+        browser.cookies.len(),
+        1,
+        "the client hears from nobody else"
+    );
 }

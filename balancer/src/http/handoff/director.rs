@@ -1,0 +1,74 @@
+//! Who sends a connection's packets on: the server that has the address that the client sends them to. Its daemon is asked.
+
+use std::future::pending;
+use std::net::SocketAddr;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::cluster::ServerId;
+
+/// Questions that may wait for the daemon.
+const WAITING_MAX: usize = 256;
+
+/// What the daemon is asked: that a connection's packets get to a server.
+pub struct Move {
+    /// The client's end.
+    pub client: SocketAddr,
+    /// The service's end.
+    pub server: SocketAddr,
+    /// Who is to get them.
+    pub to: ServerId,
+    /// Who waits for the answer.
+    pub done: oneshot::Sender<Moved>,
+}
+
+/// Its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// So it is.
+    Done,
+    /// The packets don't come to this server, but to that one.
+    Elsewhere(ServerId),
+    /// It can't be.
+    No,
+}
+
+/// The way to the daemon.
+#[derive(Clone)]
+pub struct Director(mpsc::Sender<Move>);
+
+/// The daemon's end of it.
+pub struct Moves(mpsc::Receiver<Move>);
+
+/// Both ends.
+pub fn director() -> (Director, Moves) {
+    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+    (Director(sender), Moves(receiver))
+}
+
+impl Director {
+    /// Has the packets of a connection sent on to `to`.
+    pub async fn steer(&self, client: SocketAddr, server: SocketAddr, to: ServerId) -> Moved {
+        let (done, answer) = oneshot::channel();
+        let question = Move {
+            client,
+            server,
+            to,
+            done,
+        };
+        if self.0.send(question).await.is_err() {
+            return Moved::No;
+        }
+        answer.await.unwrap_or(Moved::No)
+    }
+}
+
+impl Moves {
+    /// The next question.
+    pub async fn next(&mut self) -> Move {
+        match self.0.recv().await {
+            Some(question) => question,
+            None => pending().await,
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! A connection leaves this server: silent from the moment that its state is read, it goes on there or, if that can't be, here.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use hyper::{Method, Request, StatusCode};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use super::PATH;
+use super::director::Moved;
+use super::message::{Message, Offer};
+use super::socket::{Frozen, Snapshot};
+use crate::cluster::ServerId;
+use crate::http::body::RequestBody;
+use crate::http::connection::Client;
+use crate::http::link::Link;
+use crate::http::pool::Destination;
+
+/// How long a client may wait for its connection to move before it is served through this server. The peer waits longer.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often the peer is told to go on.
+const TRIES: usize = 2;
+
+/// How long a connection that has moved stays here, silent: so long a packet that came before the move may be on its way through
+/// this host, whose kernel would reset a connection that it doesn't know.
+const LINGER: Duration = Duration::from_millis(50);
+
+/// What became of a connection.
+pub enum Given {
+    /// It isn't this server's any more.
+    Gone,
+    /// It is, and this had been read from it.
+    Kept(TcpStream, Vec<u8>),
+}
+
+/// Gives a client's connection to a peer. `read` is what was read from it for the request that is to be answered there.
+pub async fn give(client: &Arc<Client>, to: ServerId, stream: TcpStream, read: Vec<u8>) -> Given {
+    let service = &client.place.service;
+    let frozen = stream.into_std().map(Frozen::freeze);
+    let (frozen, snapshot) = match frozen {
+        Ok(Ok(frozen)) => frozen,
+        Ok(Err((stream, error))) => {
+            service.warn(&format!("a connection can't move: {error}"));
+            return kept(client, Ok(stream), read);
+        }
+        Err(error) => return kept(client, Err(error), read),
+    };
+    let ends = (snapshot.client(), snapshot.server());
+    let moved = timeout(PATIENCE, move_to(client, to, snapshot, &read)).await;
+    let moved = moved.unwrap_or_else(|_| bail!("it takes more than {} ms", PATIENCE.as_millis()));
+    let number = match moved {
+        Ok(number) => number,
+        Err(error) => {
+            service.warn(&format!("a connection can't move: {error:#}"));
+            service.tally.count_handoff(false);
+            let own = service.view().own.id;
+            // Whatever has become of it before.
+            let _ = timeout(PATIENCE, steer(client, ends, own)).await;
+            return kept(client, frozen.thaw(), read);
+        }
+    };
+    service.handoffs.linger(ends, frozen);
+    let service = service.clone();
+    let client = client.clone();
+    // It is the peer's from now on, whatever comes.
+    for _ in 0..TRIES {
+        let told = timeout(PATIENCE, ask(&client, to, &Message::Go(number))).await;
+        if matches!(told, Ok(Ok(()))) {
+            service.tally.count_handoff(true);
+            break;
+        }
+    }
+    tokio::spawn(async move {
+        sleep(LINGER).await;
+        service.handoffs.bury(ends);
+    });
+    Given::Gone
+}
+
+/// Has the peer ready, and the packets sent there. Returns the connection's number.
+async fn move_to(
+    client: &Arc<Client>,
+    to: ServerId,
+    snapshot: Snapshot,
+    read: &[u8],
+) -> Result<u64> {
+    let ends = (snapshot.client(), snapshot.server());
+    let number = fastrand::u64(..);
+    let offer = Offer {
+        number,
+        snapshot,
+        read: read.to_vec(),
+        client: client.address,
+    };
+    ask(client, to, &Message::Take(Box::new(offer))).await?;
+    steer(client, ends, to).await?;
+    Ok(number)
+}
+
+/// Has a connection's packets sent on, by whoever gets them from the client.
+async fn steer(
+    client: &Arc<Client>,
+    (from, at): (SocketAddr, SocketAddr),
+    to: ServerId,
+) -> Result<()> {
+    match client.place.service.director.steer(from, at, to).await {
+        Moved::Done => Ok(()),
+        Moved::No => bail!("its packets can't be sent on"),
+        Moved::Elsewhere(director) => {
+            let message = Message::Steer {
+                client: from,
+                server: at,
+                to,
+            };
+            ask(client, director, &message).await
+        }
+    }
+}
+
+/// Asks a peer's module for something.
+async fn ask(client: &Arc<Client>, peer: ServerId, message: &Message) -> Result<()> {
+    let service = &client.place.service;
+    let site = service.site();
+    let view = service.view();
+    let peer = view
+        .peer(peer)
+        .with_context(|| format!("{peer} is not there"))?;
+    let destination = Destination::Peer {
+        address: peer.at(client.server.port()),
+        tls: client.tls,
+    };
+    let pool = &client.place.worker.pool;
+    let waiting =
+        std::future::poll_fn(|context| std::task::Poll::Ready(pool.take(&destination, context)));
+    let mut link = match waiting.await {
+        Some(link) => link,
+        None => Link::open(destination.connect(site.tls.as_ref()).await?).await?,
+    };
+    let body = RequestBody::Whole(Some(Bytes::from(site.handoffs.close(message)?)));
+    let mut request = Request::new(body);
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = hyper::Uri::from_static(PATH);
+    let host = destination_host(&destination);
+    request.headers_mut().insert(hyper::header::HOST, host);
+    let response = link.ask(request).await.map_err(|lost| lost.error)?;
+    match response.status() {
+        StatusCode::NO_CONTENT => {
+            pool.put(destination, link);
+            Ok(())
+        }
+        status => bail!("{} answers {status}", peer.name),
+    }
+}
+
+fn destination_host(destination: &Destination) -> hyper::header::HeaderValue {
+    let host = match destination {
+        Destination::Peer { address, .. } => address.to_string(),
+        _ => String::new(),
+    };
+    hyper::header::HeaderValue::try_from(host)
+        .unwrap_or(hyper::header::HeaderValue::from_static("peer"))
+}
+
+fn kept(client: &Arc<Client>, stream: io::Result<std::net::TcpStream>, read: Vec<u8>) -> Given {
+    match stream.and_then(TcpStream::from_std) {
+        Ok(stream) => Given::Kept(stream, read),
+        Err(error) => {
+            let service = &client.place.service;
+            service.warn(&format!("a connection that couldn't move is lost: {error}"));
+            Given::Gone
+        }
+    }
+}
