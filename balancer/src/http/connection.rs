@@ -13,16 +13,16 @@ use bytes::{Bytes, BytesMut};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncRead, AsyncWrite};
+use rustls::ProtocolVersion;
 use tokio::net::TcpStream;
 
-use super::handoff::{Given, Moving, give};
+use super::handoff::{Given, Loose, Loosen, Moving, give};
 use super::head::Introduction;
 use super::link::Link;
 use super::proxy_protocol::{self, Header};
 use super::request;
 use super::stream::ClientStream;
-use super::tls::Whole;
+use super::tls::{Parts, Records, Whole};
 use super::watch::{Order, Watch};
 use super::worker::Place;
 use crate::cluster::ServerId;
@@ -60,6 +60,8 @@ pub struct Client {
     pub handed: AtomicBool,
     /// It couldn't move: its next request is answered through this server.
     pub stays: AtomicBool,
+    /// It can't move at all: TLS 1.2.
+    pub fixed: AtomicBool,
     /// The request for which it is to move.
     moving: Mutex<Option<Moving>>,
 }
@@ -101,6 +103,7 @@ impl Client {
             own_link: Arc::default(),
             handed: AtomicBool::new(false),
             stays: AtomicBool::new(false),
+            fixed: AtomicBool::new(false),
             moving: Mutex::default(),
         }
     }
@@ -134,59 +137,76 @@ pub async fn serve(place: Place, stream: TcpStream, sender: SocketAddr) {
     let client = Arc::new(Client::new(place, &arrived, tls.is_some()));
     let limits = site.http.limits;
     drop(site);
-    match tls {
-        Some(config) => {
-            let stream = ClientStream::new(stream, unread, watch.clone());
-            let accepted = Box::pin(config.acceptor.accept(Whole::new(stream)));
-            if let Some(Ok(stream)) = unless_ended(&watch, accepted).await {
-                let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                Box::pin(speak(stream, h2, limits, &client)).await;
-            }
+    let Some(config) = tls else {
+        let loose = Loose {
+            socket: stream,
+            read: unread.into(),
+            session: None,
+        };
+        return Box::pin(converse(loose, h2, limits, client)).await;
+    };
+    let stream = ClientStream::new(stream, unread, watch.clone());
+    let accepted = Box::pin(config.acceptor.accept(Whole::new(stream)));
+    if let Some(Ok(stream)) = unless_ended(&watch, accepted).await {
+        let session = stream.get_ref().1;
+        let h2 = session.alpn_protocol() == Some(b"h2");
+        let fixed = session.protocol_version() != Some(ProtocolVersion::TLSv1_3);
+        client.fixed.store(fixed, Relaxed);
+        let leaving = Box::pin(speak(stream, h2, limits, &client)).await;
+        if let Some(loose) = Box::pin(leave(leaving, &client)).await {
+            Box::pin(converse(loose, false, limits, client)).await;
         }
-        None => Box::pin(converse(stream, unread, h2, limits, client)).await,
     }
 }
 
-/// Goes on with a connection that a peer has given this server. `unread`: what was read from it for its next request.
-pub async fn resume(place: Place, stream: TcpStream, unread: Bytes, arrived: Arrived) {
+/// Goes on with a connection that a peer has given this server.
+pub async fn resume(place: Place, loose: Loose, arrived: Arrived) {
     attend(&place.watch).await;
     let limits = place.service.site().http.limits;
-    let client = Arc::new(Client::new(place, &arrived, false));
+    let client = Arc::new(Client::new(place, &arrived, loose.session.is_some()));
     client.handed.store(true, Relaxed);
-    converse(stream, unread, false, limits, client).await;
+    converse(loose, false, limits, client).await;
 }
 
-/// Serves a client without TLS, until the connection is over or has moved to another server.
-async fn converse(
-    mut stream: TcpStream,
-    mut unread: Bytes,
-    h2: bool,
-    limits: Limits,
-    client: Arc<Client>,
-) {
+/// Serves a client until the connection is over or has moved to another server.
+async fn converse(mut loose: Loose, h2: bool, limits: Limits, client: Arc<Client>) {
     loop {
-        let spoken = ClientStream::new(stream, unread, client.watch().clone());
-        let Some(taken) = speak(spoken, h2, limits, &client).await else {
-            return;
-        };
-        let (socket, rest) = taken.stream.into_parts();
-        let read = [&taken.read[..], &rest[..]].concat();
-        match give(&client, taken.to, socket, read).await {
-            Given::Gone => return,
-            Given::Kept(socket, read) => {
-                client.stays.store(true, Relaxed);
-                (stream, unread) = (socket, read.into());
+        let stream = ClientStream::new(loose.socket, loose.read.into(), client.watch().clone());
+        let leaving = match loose.session {
+            None => speak(stream, h2, limits, &client).await,
+            Some(session) => {
+                let raw = Vec::new();
+                let records = Records::new(Parts {
+                    stream,
+                    raw,
+                    session,
+                });
+                speak(records, h2, limits, &client).await
             }
-        }
+        };
+        loose = match leave(leaving, &client).await {
+            Some(kept) => kept,
+            None => return,
+        };
     }
 }
 
-/// A stream that moves.
-struct Taken<S> {
-    stream: S,
-    /// What was read from it, from the beginning of the request that it moves for.
-    read: Vec<u8>,
+/// A connection that is to move, and where to.
+struct Leaving {
+    loose: Loose,
     to: ServerId,
+}
+
+/// Gives a connection away, if it is to move. Returns it if that can't be: its request is answered by this connection then.
+async fn leave(leaving: Option<Leaving>, client: &Arc<Client>) -> Option<Loose> {
+    let Leaving { loose, to } = leaving?;
+    match give(client, to, loose).await {
+        Given::Gone => None,
+        Given::Kept(loose) => {
+            client.stays.store(true, Relaxed);
+            Some(loose)
+        }
+    }
 }
 
 /// Waits for the client's first bytes. Returns who it is, and what of these is HTTP or TLS.
@@ -233,10 +253,12 @@ async fn greet(
 }
 
 /// Serves requests until the connection is over, or is to move.
-async fn speak<S>(stream: S, h2: bool, limits: Limits, client: &Arc<Client>) -> Option<Taken<S>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn speak<S: Loosen>(
+    stream: S,
+    h2: bool,
+    limits: Limits,
+    client: &Arc<Client>,
+) -> Option<Leaving> {
     let service = service_fn({
         let client = client.clone();
         // hyper has room for it as long as the connection is open: for a pointer, if it is boxed.
@@ -267,11 +289,17 @@ where
         moving.body.drain(&mut read).await;
         let parts = Pin::into_inner(connection).into_parts()?;
         read.extend_from_slice(&parts.read_buf);
-        Some(Taken {
-            stream: parts.io.into_inner(),
-            read,
-            to: moving.to,
-        })
+        match parts.io.into_inner().loosen(read).await {
+            Ok(loose) => {
+                let to = moving.to;
+                Some(Leaving { loose, to })
+            }
+            Err(error) => {
+                let text = format!("a connection that was to move is lost: {error:#}");
+                client.place.service.warn(&text);
+                None
+            }
+        }
     }
 }
 

@@ -202,7 +202,7 @@ async fn route(
 fn can_move(client: &Client, parts: &Parts) -> bool {
     let once = client.stays.swap(false, Relaxed);
     parts.version == Version::HTTP_11
-        && !client.tls
+        && !client.fixed.load(Relaxed)
         && !once
         && !client.watch().is_stuck()
         // hyper has taken its first chunks apart already.

@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::PATH;
 use super::director::Moved;
+use super::loose::Loose;
 use super::message::{Message, Offer};
 use super::socket::{Frozen, Snapshot};
 use crate::cluster::ServerId;
@@ -20,6 +21,7 @@ use crate::http::body::RequestBody;
 use crate::http::connection::Client;
 use crate::http::link::Link;
 use crate::http::pool::Destination;
+use crate::http::tls::Session;
 
 /// How long a client may wait for its connection to move before it is served through this server. The peer waits longer.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -35,24 +37,33 @@ const LINGER: Duration = Duration::from_millis(50);
 pub enum Given {
     /// It isn't this server's any more.
     Gone,
-    /// It is, and this had been read from it.
-    Kept(TcpStream, Vec<u8>),
+    /// It is.
+    Kept(Loose),
 }
 
-/// Gives a client's connection to a peer. `read` is what was read from it for the request that is to be answered there.
-pub async fn give(client: &Arc<Client>, to: ServerId, stream: TcpStream, read: Vec<u8>) -> Given {
+/// Gives a client's connection to a peer, with what was read from it for the request that is to be answered there.
+pub async fn give(client: &Arc<Client>, to: ServerId, loose: Loose) -> Given {
     let service = &client.place.service;
-    let frozen = stream.into_std().map(Frozen::freeze);
+    let Loose {
+        socket,
+        read,
+        session,
+    } = loose;
+    let frozen = socket.into_std().map(Frozen::freeze);
     let (frozen, snapshot) = match frozen {
         Ok(Ok(frozen)) => frozen,
         Ok(Err((stream, error))) => {
             service.warn(&format!("a connection can't move: {error}"));
-            return kept(client, Ok(stream), read);
+            return kept(client, Ok(stream), read, session);
         }
-        Err(error) => return kept(client, Err(error), read),
+        Err(error) => return kept(client, Err(error), read, session),
     };
     let ends = (snapshot.client(), snapshot.server());
-    let moved = timeout(PATIENCE, move_to(client, to, snapshot, &read)).await;
+    let moved = timeout(
+        PATIENCE,
+        move_to(client, to, snapshot, &read, session.as_ref()),
+    )
+    .await;
     let moved = moved.unwrap_or_else(|_| bail!("it takes more than {} ms", PATIENCE.as_millis()));
     let number = match moved {
         Ok(number) => number,
@@ -62,7 +73,7 @@ pub async fn give(client: &Arc<Client>, to: ServerId, stream: TcpStream, read: V
             let own = service.view().own.id;
             // Whatever has become of it before.
             let _ = timeout(PATIENCE, steer(client, ends, own)).await;
-            return kept(client, frozen.thaw(), read);
+            return kept(client, frozen.thaw(), read, session);
         }
     };
     service.handoffs.linger(ends, frozen);
@@ -89,6 +100,7 @@ async fn move_to(
     to: ServerId,
     snapshot: Snapshot,
     read: &[u8],
+    session: Option<&Session>,
 ) -> Result<u64> {
     let ends = (snapshot.client(), snapshot.server());
     let number = fastrand::u64(..);
@@ -96,6 +108,7 @@ async fn move_to(
         number,
         snapshot,
         read: read.to_vec(),
+        session: session.cloned(),
         client: client.address,
     };
     ask(client, to, &Message::Take(Box::new(offer))).await?;
@@ -167,9 +180,18 @@ fn destination_host(destination: &Destination) -> hyper::header::HeaderValue {
         .unwrap_or(hyper::header::HeaderValue::from_static("peer"))
 }
 
-fn kept(client: &Arc<Client>, stream: io::Result<std::net::TcpStream>, read: Vec<u8>) -> Given {
-    match stream.and_then(TcpStream::from_std) {
-        Ok(stream) => Given::Kept(stream, read),
+fn kept(
+    client: &Arc<Client>,
+    socket: io::Result<std::net::TcpStream>,
+    read: Vec<u8>,
+    session: Option<Session>,
+) -> Given {
+    match socket.and_then(TcpStream::from_std) {
+        Ok(socket) => Given::Kept(Loose {
+            socket,
+            read,
+            session,
+        }),
         Err(error) => {
             let service = &client.place.service;
             service.warn(&format!("a connection that couldn't move is lost: {error}"));

@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::socket::Snapshot;
 use crate::cluster::ServerId;
 use crate::exchange::{Keyring, SealError, clock};
+use crate::http::tls::Session;
 
 /// The longest message, in bytes: what may wait in a connection's queues, and some.
 pub const LENGTH_MAX: usize = 8 * 1024 * 1024;
@@ -39,8 +41,10 @@ pub struct Offer {
     pub number: u64,
     /// As it is in the kernel.
     pub snapshot: Snapshot,
-    /// What was read from it, from the beginning of the request that it moves for.
+    /// What was read from it: without TLS from the beginning of the request that it moves for, with TLS what isn't opened.
     pub read: Vec<u8>,
+    /// What TLS knows of it.
+    pub session: Option<Session>,
     /// The client, as a proxy may have said.
     pub client: SocketAddr,
 }
@@ -62,13 +66,13 @@ impl Seals {
     pub fn close(&self, message: &Message) -> Result<Vec<u8>, SealError> {
         let now = clock::time_of_day().as_secs();
         // Into memory, and all of its types can be written.
-        let bytes = postcard::to_allocvec(&(now, message)).unwrap_or_default();
+        let bytes = Zeroizing::new(postcard::to_allocvec(&(now, message)).unwrap_or_default());
         self.0.seal(&bytes)
     }
 
     /// Opens what a server of the cluster has closed, not long ago.
     pub fn open(&self, sealed: &[u8]) -> Option<Message> {
-        let bytes = self.0.open(sealed).ok()?;
+        let bytes = Zeroizing::new(self.0.open(sealed).ok()?);
         let (at, message): (u64, Message) = postcard::from_bytes(&bytes).ok()?;
         (clock::time_of_day().as_secs().abs_diff(at) <= AGE_MAX).then_some(message)
     }

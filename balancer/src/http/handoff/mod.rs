@@ -15,6 +15,7 @@
 
 mod director;
 mod give;
+mod loose;
 mod message;
 mod socket;
 mod take;
@@ -24,6 +25,7 @@ use hyper::http::request::Parts;
 
 pub use self::director::{Director, Move, Moved, Moves, director};
 pub use self::give::{Given, give};
+pub use self::loose::{Loose, Loosen};
 pub use self::message::Seals;
 pub use self::take::{Handoffs, answer};
 use super::body::RequestBody;

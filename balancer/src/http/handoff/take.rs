@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::director::Moved;
+use super::loose::Loose;
 use super::message::{LENGTH_MAX, Message, Offer};
 use super::socket::{Frozen, Restored};
 use crate::http::body::RequestBody;
@@ -86,6 +87,7 @@ fn take(client: &Client, offer: Offer) -> StatusCode {
         number,
         snapshot,
         read,
+        session,
         client: address,
     } = offer;
     if place.worker.is_finishing() || !place.worker.has_room(service) {
@@ -122,13 +124,18 @@ fn take(client: &Client, offer: Offer) -> StatusCode {
             .start()
             .and_then(|(stream, unread)| Ok((TcpStream::from_std(stream)?, unread)));
         match started {
-            Ok((stream, unread)) => {
+            Ok((socket, read)) => {
                 let arrived = connection::Arrived {
                     address,
                     sender,
                     server,
                 };
-                connection::resume(place, stream, unread.into(), arrived).await;
+                let loose = Loose {
+                    socket,
+                    read,
+                    session,
+                };
+                connection::resume(place, loose, arrived).await;
             }
             Err(error) => {
                 let text = format!("a connection is lost on its way here: {error}");

@@ -1,6 +1,5 @@
 //! The keys of a TLS 1.3 connection, and records sealed and opened with them (RFC 8446, 5.1 to 5.5).
 
-use std::fmt;
 use std::io::IoSlice;
 
 use bytes::{BufMut as _, BytesMut};
@@ -28,21 +27,21 @@ const SEALED_MAX: u64 = 1 << 24;
 
 /// All that is needed to go on with a connection's TLS, on this server or on another. Whoever has it can read and forge what
 /// is sent: it leaves a server only sealed. It is wiped from memory when it is dropped.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Secrets {
     pub(super) from_client: Direction,
     pub(super) to_client: Direction,
 }
 
 /// One direction: its key, and the number of its next record.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Direction {
     key: Key,
     iv: Zeroizing<[u8; NONCE_LEN]>,
     sequence: u64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 enum Key {
     Aes128Gcm(Zeroizing<[u8; 16]>),
     Aes256Gcm(Zeroizing<[u8; 32]>),
@@ -95,12 +94,6 @@ impl Secrets {
             from_client: Direction::new(extracted.rx)?,
             to_client: Direction::new(extracted.tx)?,
         })
-    }
-}
-
-impl fmt::Debug for Secrets {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Secrets(..)")
     }
 }
 
@@ -315,15 +308,5 @@ mod tests {
                 .seal(ContentType::Alert, &[IoSlice::new(&[1, 0])], &mut out)
                 .is_ok()
         );
-    }
-
-    #[test]
-    fn secrets_tell_nothing_of_themselves() {
-        let (from_client, to_client) = (direction(1), direction(2));
-        let secrets = Secrets {
-            from_client,
-            to_client,
-        };
-        assert_eq!(format!("{secrets:?}"), "Secrets(..)");
     }
 }

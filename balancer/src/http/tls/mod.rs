@@ -18,29 +18,13 @@ use rustls::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 mod keys;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "no connection is taken out of hyper yet")
-)]
 mod parts;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "no connection is taken out of hyper yet")
-)]
 mod records;
 #[cfg(test)]
 mod tests;
 mod whole;
 
-#[cfg_attr(
-    not(test),
-    expect(unused_imports, reason = "no connection is taken out of hyper yet")
-)]
-pub use self::parts::{Parts, Reason, Refusal, take_apart};
-#[cfg_attr(
-    not(test),
-    expect(unused_imports, reason = "no connection is taken out of hyper yet")
-)]
+pub use self::parts::{Parts, Reason, Refusal, Session, take_apart};
 pub use self::records::Records;
 pub use self::whole::Whole;
 

@@ -10,7 +10,7 @@ use rustls::{AlertDescription, ContentType, HandshakeType};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::keys::{BODY_MAX, HEADER, Opener, RecordError, Sealer, Secrets};
-use super::parts::{Parts, Reason, Refusal};
+use super::parts::{Parts, Reason, Refusal, Session};
 
 /// No more is sealed while so much waits to be sent; the last record may go beyond it.
 const UNSENT_MAX: usize = 64 * 1024;
@@ -45,14 +45,19 @@ enum Over {
 impl<S> Records<S> {
     /// Goes on with a connection.
     pub fn new(parts: Parts<S>) -> Self {
+        let Session {
+            secrets,
+            plaintext,
+            ended,
+        } = parts.session;
         Self {
             stream: parts.stream,
-            opener: Opener::new(parts.secrets.from_client),
-            sealer: Sealer::new(parts.secrets.to_client),
+            opener: Opener::new(secrets.from_client),
+            sealer: Sealer::new(secrets.to_client),
             raw: BytesMut::from(&parts.raw[..]),
-            plaintext: BytesMut::from(&parts.plaintext[..]),
+            plaintext: BytesMut::from(&plaintext[..]),
             unsent: BytesMut::new(),
-            over: None,
+            over: ended.then_some(Over::Closed),
             closed: false,
         }
     }
@@ -63,20 +68,26 @@ impl<S> Records<S> {
     ///
     /// Not now; it is given back then.
     pub fn into_parts(self) -> Result<Parts<S>, Refusal<Self>> {
-        if self.closed || self.over.is_some() {
-            return Err(Refusal::Kept(Box::new(self), Reason::Closed));
+        if let Some(Over::Failed(error)) = self.over {
+            return Err(Refusal::kept(self, Reason::Failed(error)));
+        }
+        if self.closed {
+            return Err(Refusal::kept(self, Reason::Closed));
         }
         if !self.unsent.is_empty() {
-            return Err(Refusal::Kept(Box::new(self), Reason::Unsent));
+            return Err(Refusal::kept(self, Reason::Unsent));
         }
         Ok(Parts {
             stream: self.stream,
-            secrets: Secrets {
-                from_client: self.opener.into_direction(),
-                to_client: self.sealer.into_direction(),
-            },
-            plaintext: self.plaintext.into(),
             raw: self.raw.into(),
+            session: Session {
+                secrets: Secrets {
+                    from_client: self.opener.into_direction(),
+                    to_client: self.sealer.into_direction(),
+                },
+                plaintext: self.plaintext.into(),
+                ended: self.over.is_some(),
+            },
         })
     }
 

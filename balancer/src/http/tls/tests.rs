@@ -79,25 +79,13 @@ fn echo(suite: SupportedCipherSuite, length: usize, chunk: usize, window: usize,
     };
     let server = async |mut server: Server| {
         pass_back(&mut server, moves[0]).await;
-        let mut parts = match take_apart(server) {
-            Ok(parts) => parts,
-            // The client was done already, and waits for the end.
-            Err(Refusal::Kept(mut server, Reason::Closed)) => {
-                pass_back(&mut *server, usize::MAX).await;
-                return server.shutdown().await.unwrap();
-            }
-            Err(error) => panic!("{error}"),
-        };
+        let mut parts = take_apart(server).unwrap_or_else(|refusal| panic!("{}", refusal.reason));
         for &before in &moves[1..] {
             let mut records = Records::new(moved(parts));
             pass_back(&mut records, before).await;
-            parts = match records.into_parts() {
-                Ok(parts) => parts,
-                Err(Refusal::Kept(mut records, Reason::Closed)) => {
-                    return records.shutdown().await.unwrap();
-                }
-                Err(error) => panic!("{error}"),
-            };
+            parts = records
+                .into_parts()
+                .unwrap_or_else(|refusal| panic!("{}", refusal.reason));
         }
         let mut records = Records::new(moved(parts));
         pass_back(&mut records, usize::MAX).await;
@@ -120,12 +108,17 @@ fn new_keys_of_a_client_that_rustls_has_followed_move() {
         let mut ping = [0; 4];
         server.read_exact(&mut ping).await.unwrap();
         // The client doesn't know of the server's new keys yet.
-        let Err(Refusal::Kept(mut server, Reason::Unsent)) = take_apart(server) else {
+        let Err(Refusal {
+            kept: Some(mut server),
+            reason: Reason::Unsent,
+        }) = take_apart(server)
+        else {
             panic!("the answer to new keys is to be sent first");
         };
         server.flush().await.unwrap();
-        let mut records =
-            Records::new(take_apart(*server).unwrap_or_else(|error| panic!("{error}")));
+        let mut records = Records::new(
+            take_apart(*server).unwrap_or_else(|refusal| panic!("{}", refusal.reason)),
+        );
         records.write_all(&ping).await.unwrap();
         records.flush().await.unwrap();
     };
@@ -142,7 +135,7 @@ fn new_keys_after_the_move_end_the_connection() {
     };
     let server = async |server: Server| {
         let mut records =
-            Records::new(take_apart(server).unwrap_or_else(|error| panic!("{error}")));
+            Records::new(take_apart(server).unwrap_or_else(|refusal| panic!("{}", refusal.reason)));
         let error = records.read_u8().await.unwrap_err();
         assert!(
             error.to_string().contains("renewed its TLS keys"),
@@ -164,7 +157,7 @@ fn a_changed_record_ends_the_connection() {
         assert_eq!(alert(&mut client).await, AlertDescription::BadRecordMac);
     };
     let server = async |server: Server| {
-        let mut parts = take_apart(server).unwrap_or_else(|error| panic!("{error}"));
+        let mut parts = take_apart(server).unwrap_or_else(|refusal| panic!("{}", refusal.reason));
         parts.stream.flips = true;
         let error = Records::new(parts).read_u8().await.unwrap_err();
         assert!(error.to_string().contains("changed on its way"), "{error}");
@@ -181,7 +174,7 @@ fn an_end_without_close_notify_is_an_error() {
     };
     let server = async |server: Server| {
         let mut records =
-            Records::new(take_apart(server).unwrap_or_else(|error| panic!("{error}")));
+            Records::new(take_apart(server).unwrap_or_else(|refusal| panic!("{}", refusal.reason)));
         let error = records.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     };
@@ -196,7 +189,11 @@ fn tls_1_2_stays_where_it_is() {
         client.read_exact(&mut back).await.unwrap();
     };
     let server = async |server: Server| {
-        let Err(Refusal::Kept(mut server, Reason::Version)) = take_apart(server) else {
+        let Err(Refusal {
+            kept: Some(mut server),
+            reason: Reason::Version,
+        }) = take_apart(server)
+        else {
             panic!("TLS 1.2 was taken apart");
         };
         pass_back(&mut *server, 4).await;
@@ -261,11 +258,12 @@ async fn pass_back(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), mut lengt
     stream.flush().await.unwrap();
 }
 
-/// The same, with secrets that went through a message.
+/// The same, with a session that went through a message.
 fn moved(parts: Parts<Line>) -> Parts<Line> {
-    let message = postcard::to_allocvec(&parts.secrets).unwrap();
-    let secrets = postcard::from_bytes(&message).unwrap();
-    Parts { secrets, ..parts }
+    assert_eq!(format!("{:?}", parts.session), "Session(..)");
+    let message = postcard::to_allocvec(&parts.session).unwrap();
+    let session = postcard::from_bytes(&message).unwrap();
+    Parts { session, ..parts }
 }
 
 /// What the server said that it was.
