@@ -2,6 +2,7 @@
 
 mod cluster;
 mod frames;
+mod handoff_tls;
 mod hostile;
 mod levels;
 mod relay;

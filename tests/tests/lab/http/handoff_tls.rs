@@ -1,0 +1,176 @@
+//! TLS connections that move: curl, unmodified, sees one connection.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use balancer_tests::{Lab, Server};
+
+use super::{certify, curl};
+
+/// What is below `/NUMBER/` is for the server of that number. The web server behind the module names itself in each answer.
+const CONFIG: &str = r#"
+[load]
+cpu = "0%"
+run_queue = "0%"
+memory_pressure = "0%"
+
+[[service]]
+name = "www"
+ports = ["8443/tcp"]
+capacity = 10000
+
+[[http]]
+service = "www"
+backend = "127.0.0.1:80"
+tls_ports = [8443]
+certificates = [{ certificate = "{DIR}/www.pem", key = "{DIR}/www.key" }]
+"#;
+
+/// Bytes of a large answer.
+const LARGE: usize = 10_000_000;
+
+fn start() -> Option<Lab> {
+    let mut lab = Lab::new(3)?;
+    certify(&lab, "www", "www.example.com");
+    let mut config = CONFIG.replace("{DIR}", &lab.dir().display().to_string());
+    for number in 1..=3 {
+        config += &format!(
+            "\n[[http.rule]]\nname = \"r{number}\"\npath = \"/{number}/*\"\nservers = [\"web{number}\"]\nroute = \"handoff\"\n"
+        );
+    }
+    for server in lab.servers() {
+        for number in 1..=3 {
+            let dir = server.dir().join(number.to_string());
+            fs::create_dir_all(&dir).unwrap();
+            for size in [1_000, 100_000, LARGE] {
+                fs::write(dir.join(size.to_string()), content(size)).unwrap();
+            }
+        }
+    }
+    fs::write(lab.dir().join("large"), content(LARGE)).unwrap();
+    lab.start(&config, "native");
+    Some(lab)
+}
+
+#[test]
+fn a_hundred_tls_downloads_move() {
+    let Some(lab) = start() else { return };
+    let before = (sent(lab.server(1)), sent(lab.server(3)));
+    let reference = lab
+        .client
+        .shell(&format!("sha256sum < {}/large", lab.dir().display()));
+    for suite in [
+        "TLS_AES_128_GCM_SHA256",
+        "TLS_AES_256_GCM_SHA384",
+        "TLS_CHACHA20_POLY1305_SHA256",
+        "",
+    ] {
+        let suite = if suite.is_empty() {
+            String::new()
+        } else {
+            format!("--tls13-ciphers {suite}")
+        };
+        let text = lab.client.shell(&format!(
+            "for i in $(seq 25); do curl -s --max-time 20 --http1.1 --tlsv1.3 {suite} {} {} | sha256sum; done",
+            name(&lab).join(" "),
+            url(&format!("/3/{LARGE}"))
+        ));
+        let mut sums = BTreeMap::<_, usize>::new();
+        for line in text.lines() {
+            *sums.entry(line).or_default() += 1;
+        }
+        assert_eq!(
+            sums,
+            BTreeMap::from([(reference.trim_end(), 25)]),
+            "{suite}"
+        );
+    }
+    let bytes = (
+        sent(lab.server(1)) - before.0,
+        sent(lab.server(3)) - before.1,
+    );
+    assert!(bytes.1 > 100 * LARGE as u64, "{bytes:?}");
+    assert!(
+        bytes.0 < bytes.1 / 50,
+        "the first server has sent {bytes:?}"
+    );
+}
+
+#[test]
+fn a_tls_connection_moves_nine_times() {
+    let Some(lab) = start() else { return };
+    let servers = [1, 2, 3, 1, 3, 2, 1, 2, 3, 2];
+    for size in [1_000, 100_000] {
+        let told = asked(&lab, &["--http1.1", "--tlsv1.3"], &servers, size);
+        let expected: Vec<_> = (0..)
+            .zip(servers)
+            .map(|(turn, number)| format!("200 {} {size} web{number}", u8::from(turn == 0)))
+            .collect();
+        assert_eq!(told, expected);
+    }
+}
+
+#[test]
+fn what_cannot_move_is_relayed() {
+    let Some(lab) = start() else { return };
+    for how in [
+        ["--http1.1", "--tls-max", "1.2"],
+        ["--http2", "--tlsv1.3", "-s"],
+    ] {
+        let before = sent(lab.server(1));
+        let told = asked(&lab, &how, &[3, 2, 3], LARGE);
+        let expected =
+            [(1, 3), (0, 2), (0, 3)].map(|(new, number)| format!("200 {new} {LARGE} web{number}"));
+        assert_eq!(told, expected, "{how:?}");
+        assert!(sent(lab.server(1)) - before > 3 * LARGE as u64, "{how:?}");
+    }
+}
+
+/// What curl says of requests by one connection, each for another server: status, new connections, bytes, who answered.
+fn asked(lab: &Lab, how: &[&str], servers: &[u8], size: usize) -> Vec<String> {
+    let name = name(lab);
+    let urls: Vec<_> = servers
+        .iter()
+        .map(|number| url(&format!("/{number}/{size}")))
+        .collect();
+    let mut arguments: Vec<&str> = how.to_vec();
+    arguments.extend(name.iter().map(String::as_str));
+    arguments.extend([
+        "-w",
+        "%{http_code} %{num_connects} %{size_download} %header{x-server}\n",
+    ]);
+    for url in &urls {
+        arguments.extend(["-o", "/dev/null", url]);
+    }
+    curl(lab, &arguments).lines().map(str::to_owned).collect()
+}
+
+/// The service's name is the first server's address, and its certificate is known.
+fn name(lab: &Lab) -> [String; 4] {
+    let (address, dir) = (lab.server(1).address(), lab.dir());
+    [
+        "--resolve".to_owned(),
+        format!("www.example.com:8443:{address}"),
+        "--cacert".to_owned(),
+        format!("{}/www.pem", dir.display()),
+    ]
+}
+
+fn url(path: &str) -> String {
+    format!("https://www.example.com:8443{path}")
+}
+
+/// Bytes that no two places of have alike.
+fn content(size: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(size as u64);
+    std::iter::repeat_with(|| random.u8(..))
+        .take(size)
+        .collect()
+}
+
+/// Bytes that a server has put on its link.
+fn sent(server: &Server) -> u64 {
+    let text = server.host.run("ip", &["-s", "-j", "link", "show", "eth0"]);
+    let link: serde_json::Value = serde_json::from_str(&text).unwrap();
+    link[0]["stats64"]["tx"]["bytes"].as_u64().unwrap()
+}
