@@ -24,6 +24,12 @@ service = "www"
 backend = "127.0.0.1:80"
 tls_ports = [8443]
 certificates = [{ certificate = "{DIR}/www.pem", key = "{DIR}/www.key" }]
+
+[[http.rule]]
+name = "uploads"
+path = "/upload"
+servers = ["web3"]
+route = "handoff"
 "#;
 
 /// Bytes of a large answer.
@@ -108,6 +114,27 @@ fn a_tls_connection_moves_nine_times() {
             .collect();
         assert_eq!(told, expected);
     }
+}
+
+#[test]
+fn tls_uploads_move_while_they_arrive() {
+    let Some(lab) = start() else { return };
+    let file = lab.dir().join("upload");
+    fs::write(&file, content(4_000_000)).unwrap();
+    let text = lab.client.shell(&format!(
+        "for i in $(seq 20); do curl -s --max-time 20 --http1.1 --tlsv1.3 {} --data-binary @{} -H Expect: {}; echo; done",
+        name(&lab).join(" "),
+        file.display(),
+        url("/upload")
+    ));
+    let stored = text.lines().filter(|line| *line == "stored").count();
+    assert_eq!(stored, 20, "{text}");
+    let files = fs::read_dir(lab.server(3).dir().join("uploads")).unwrap();
+    let files: Vec<_> = files
+        .map(|file| fs::read(file.unwrap().path()).unwrap())
+        .collect();
+    assert_eq!(files.len(), 20);
+    assert!(files.iter().all(|bytes| *bytes == content(4_000_000)));
 }
 
 #[test]
