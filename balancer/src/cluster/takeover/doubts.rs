@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::super::{Event, Outbox, ServerId, Timestamp, Timing};
+use super::super::{Event, GRACE, Outbox, ServerId, Timestamp, Timing};
 
 /// The kinds are counted apart: that a peer is back says nothing against what it claims after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,12 +21,14 @@ pub(super) enum Cause {
     Met(ServerId),
 }
 
-/// Within this from the first question of a cause, each has its grace: with [`GRACE`](super::super::GRACE) after the last
-/// one, 1.5 s at the most.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The graces of one cause take so much of [`WINDOW`] at the most.
+const BUDGET: Duration = Duration::from_millis(1_500);
 
-/// From one question with a grace to the next of the same cause, when patience has ended.
-const QUIET: Duration = Duration::from_secs(5);
+/// From the first question of a cause on.
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// From one question to the next when the budget is spent.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What was asked on account of peers.
 #[derive(Debug, Default)]
@@ -36,9 +38,14 @@ pub(super) struct Doubts {
 
 #[derive(Debug)]
 struct Doubt {
-    /// The first question's time, and the last one's.
+    /// When the window began.
     begun: Timestamp,
+    /// The last question's time.
     asked: Timestamp,
+    /// What the graces in this window take, at the most.
+    spent: Duration,
+    /// When the last one ends.
+    until: Timestamp,
     /// It came up again, and is to be asked when it may be.
     again: bool,
 }
@@ -56,6 +63,8 @@ impl Doubts {
         let doubt = self.by.entry((identity, cause)).or_insert(Doubt {
             begun: now,
             asked: Timestamp(0),
+            spent: Duration::ZERO,
+            until: Timestamp(0),
             again: false,
         });
         doubt.again = true;
@@ -71,7 +80,7 @@ impl Doubts {
         out: &mut Outbox,
     ) {
         self.by.retain(|(identity, cause), doubt| {
-            let stays = held(identity) && (doubt.again || now < doubt.begun + QUIET);
+            let stays = held(identity) && (doubt.again || now < doubt.begun + WINDOW);
             if stays && doubt.again {
                 doubt.ask(now, *identity, *cause, timing, out);
             }
@@ -88,8 +97,12 @@ impl Doubts {
 
 impl Doubt {
     fn due(&self, timing: Timing) -> Timestamp {
-        let patient = self.asked < self.begun + PATIENCE;
-        self.asked + if patient { timing.gap() } else { PATIENCE }
+        let gap = if self.spent + timing.gap() <= BUDGET {
+            timing.gap()
+        } else {
+            PAUSE
+        };
+        self.asked + gap
     }
 
     fn ask(
@@ -103,8 +116,15 @@ impl Doubt {
         if now < self.due(timing) {
             return;
         }
-        if now >= self.begun + QUIET {
-            self.begun = now;
+        if now >= self.begun + WINDOW {
+            (self.begun, self.spent) = (now, Duration::ZERO);
+        }
+        let until = now + GRACE;
+        let more = until.since(self.until.max(now));
+        let grace = self.spent + more <= BUDGET;
+        if grace {
+            self.spent += more;
+            self.until = until;
         }
         (self.asked, self.again) = (now, false);
         out.events.push_back(Event::Recover {
@@ -113,7 +133,7 @@ impl Doubt {
                 Cause::Met(peer) => Some(peer),
                 Cause::Claim(_) | Cause::Frame => None,
             },
-            grace: now < self.begun + PATIENCE,
+            grace,
         });
     }
 }

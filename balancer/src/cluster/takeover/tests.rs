@@ -568,3 +568,18 @@ fn one_peers_claims_take_nothing_from_anothers() {
     bench.hear(OTHER, &[(ME, 902)]);
     assert!(bench.questions.contains(&(5_200, true)));
 }
+
+#[test]
+fn a_peer_that_was_away_for_some_seconds_has_its_grace() {
+    let mut bench = Bench::with_own();
+    bench.hear(OTHER, &[]);
+    for millis in [2_000, 4_000] {
+        bench.to(millis);
+        bench.hear(OTHER, &[]);
+        assert!(
+            bench.questions.contains(&(millis, true)),
+            "{:?}",
+            bench.questions
+        );
+    }
+}
