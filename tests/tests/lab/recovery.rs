@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "an outage is real time")]
 
 use std::net::IpAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use balancer_tests::{Connection, Held, Lab, Server, Signal, WITHOUT_CPU, adding, until};
@@ -151,6 +152,44 @@ fn a_hand_back_to_a_host_that_was_restarted_breaks_no_connection() {
     during.finish();
     before.finish_but("web1");
     assert!(begun.elapsed() < Duration::from_secs(12) + SLACK);
+}
+
+/// A time-out of 30 ms is over soon on a busy machine: the flows of a server that is late are waited for.
+#[test]
+fn connections_survive_a_goodbye_that_their_servers_daemon_sleeps_through() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    let config = lab.config(&format!("[exchange]\nperiod = \"10ms\"\n{WITHOUT_CPU}"));
+    let address: IpAddr = "10.77.0.201".parse().unwrap();
+    for number in 2..=3 {
+        lab.server_mut(number)
+            .attach(&["--config", &config, "--mode", "native"]);
+    }
+    for late in [2, 3] {
+        lab.server_mut(1).attach(&adding(&config, "10.77.0.201/24"));
+        lab.wait_for_peers();
+        let name = format!("web{late}");
+        let open = || {
+            let mut connection = Connection::open(&lab.client, address).expect("a connection");
+            let server = connection.get("/").expect("an answer").server;
+            (connection, server)
+        };
+        let opened: Vec<_> = (0..40).map(|_| open()).collect();
+        let (its, _others): (Vec<_>, Vec<_>) =
+            opened.into_iter().partition(|(_, server)| *server == name);
+        assert!(its.len() > 5, "{name} has {}", its.len());
+
+        lab.server(late).signal_balancer(Signal::SIGSTOP);
+        lab.server_mut(1).end_balancer(Signal::SIGTERM);
+        let asked = its.into_iter().map(|(mut connection, _)| {
+            thread::spawn(move || connection.get("/").map(|answer| answer.server))
+        });
+        let asked: Vec<_> = asked.collect();
+        thread::sleep(Duration::from_millis(250));
+        lab.server(late).signal_balancer(Signal::SIGCONT);
+        for answer in asked {
+            assert_eq!(answer.join().unwrap().expect("an answer"), name);
+        }
+    }
 }
 
 /// Who has an address, as a server sees it.

@@ -8,7 +8,7 @@ use super::super::{
     Destination, Event, MAX_IDENTITIES, Message, Options, Outbox, Refused, ServerId, Status,
     Timestamp,
 };
-use super::{FlowsPart, FlowsQuery, LISTENING, MAX_FLOWS, PATIENCE, RETRY, WINDOW};
+use super::{FlowsPart, FlowsQuery, GRACE, LISTENING, MAX_FLOWS, PATIENCE, RETRY, WINDOW};
 
 /// The identities whose flows this server looks for, and whom it has asked.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Asker {
         }
     }
 
-    /// Asks for the flows on `identities`: one peer, or all that are on-line.
+    /// Asks for the flows on `identities`: one peer, or all that may answer.
     pub fn recover(
         &mut self,
         now: Timestamp,
@@ -65,11 +65,11 @@ impl Asker {
         out.events.retain(
             |event| !matches!(event, Event::Recovered { identity, .. } if identities.contains(identity)),
         );
-        let online = |id: &ServerId| is_online(membership, *id);
+        let may_answer = |id: &ServerId| may_answer(now, membership, *id);
         let all = membership.iter().map(|peer| peer.report.server);
         let peers: Vec<_> = all
             .filter(|id| of.is_none_or(|of| of == *id))
-            .filter(online)
+            .filter(may_answer)
             .collect();
         for peer in peers {
             let identities = identities.iter().copied().collect();
@@ -138,7 +138,8 @@ impl Asker {
     ) {
         // Its first query goes out now, however long ago it was written.
         self.introduced = self.introduced.min(now + LISTENING);
-        self.sessions.retain(|id, _| is_online(membership, *id));
+        self.sessions
+            .retain(|id, _| may_answer(now, membership, *id));
         let given_up: Vec<_> = (self.sessions.iter())
             .filter(|(_, session)| session.since + PATIENCE <= now)
             .map(|(id, _)| *id)
@@ -267,7 +268,9 @@ impl Asker {
                 let lacking = lacking.iter().copied();
                 out.events.push_back(Event::Recovered {
                     identity: *identity,
-                    lacking: lacking.filter(|id| is_online(membership, *id)).collect(),
+                    lacking: lacking
+                        .filter(|id| may_answer(now, membership, *id))
+                        .collect(),
                 });
             }
             open
@@ -275,8 +278,12 @@ impl Asker {
     }
 }
 
-/// Who doesn't report doesn't answer.
-fn is_online(membership: &Membership, id: ServerId) -> bool {
-    let peer = membership.peer(id);
-    peer.is_some_and(|peer| peer.status == Status::Online)
+/// Who doesn't report doesn't answer. But a time-out may be shorter than what a busy server takes: one that has reported within the
+/// grace is waited for, or its flows would be reset where the grace had room for its answer.
+fn may_answer(now: Timestamp, membership: &Membership, id: ServerId) -> bool {
+    membership.peer(id).is_some_and(|peer| match peer.status {
+        Status::Online => true,
+        Status::Suspect | Status::Silent => now.since(peer.heard) < GRACE,
+        Status::Dead | Status::Left => false,
+    })
 }

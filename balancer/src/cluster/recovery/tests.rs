@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::super::{
     Assumed, Cluster, Destination, Estate, Event, Home, MAX_IDENTITIES, Message, Options, OwnState,
-    Refused, Timestamp, Transmit,
+    Refused, Status, Timestamp, Timing, Transmit,
 };
 use super::*;
 
@@ -21,6 +21,8 @@ struct Network {
     random: fastrand::Rng,
     loss_percent: u8,
     servers: Vec<Cluster>,
+    /// One that doesn't run: what is sent to it is lost.
+    stopped: Option<usize>,
     /// What each of them has.
     flows: Vec<Vec<FlowAt>>,
     /// What the first one was told.
@@ -48,6 +50,7 @@ impl Network {
             now,
             random: fastrand::Rng::with_seed(7),
             loss_percent,
+            stopped: None,
             flows: vec![Vec::new(); servers.len()],
             servers,
             told: Vec::new(),
@@ -64,7 +67,7 @@ impl Network {
     fn run(&mut self, millis: u64) {
         for _ in 0..millis {
             self.now = self.now + STEP;
-            for index in 0..self.servers.len() {
+            for index in (0..self.servers.len()).filter(|index| self.stopped != Some(*index)) {
                 self.servers[index].handle_timeout(self.now);
             }
             self.flush();
@@ -89,7 +92,8 @@ impl Network {
             for (from, Transmit { to, message }) in sent {
                 for index in (0..self.servers.len()).filter(|index| *index != from) {
                     let meant = to == Destination::Group || to == Destination::Unicast(at(index));
-                    if meant && self.random.u8(..100) >= self.loss_percent {
+                    let runs = self.stopped != Some(index);
+                    if meant && runs && self.random.u8(..100) >= self.loss_percent {
                         self.deliver(from, index, &message);
                     }
                 }
@@ -268,6 +272,34 @@ fn who_dies_meanwhile_is_not_waited_for() {
     network.run(2_000);
     assert_eq!(network.recovered.len(), 1);
     drop(dead);
+}
+
+/// As on a busy machine: the time-out of quick reports is over, and its host answers.
+#[test]
+fn who_is_late_is_waited_for_as_long_as_the_grace_lasts() {
+    for (late, waited_for) in [(Duration::from_millis(300), true), (GRACE, false)] {
+        let mut network = Network::new(2, 0);
+        let now = network.now;
+        for server in &mut network.servers {
+            server.set_timing(now, Timing::new(Duration::from_millis(10), 3));
+        }
+        network.run(1_000);
+        network.flows[1] = vec![flow(2, identity(1), 1)];
+        network.stopped = Some(1);
+        network.run(60);
+        network.servers[0].handle_probe(network.now, ServerId(2), true);
+        let status = network.servers[0].peer(ServerId(2)).unwrap().status;
+        assert_eq!(status, Status::Silent);
+        network.recover(&[identity(1)]);
+        network.run(late.as_millis() as u64);
+        assert_eq!(network.recovered.is_empty(), waited_for, "{late:?}");
+        if waited_for {
+            network.stopped = None;
+            network.run(40);
+            assert_eq!(clients(&network.told), clients(&network.flows[1]));
+            assert_eq!(network.recovered.len(), 1);
+        }
+    }
 }
 
 #[test]
