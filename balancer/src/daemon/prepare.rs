@@ -73,7 +73,8 @@ impl Prepared {
         let id = server_id(config.server.name.as_str(), &interfaces[0]);
         maps::check_layout(&options.pin_dir)?;
         let control = Server::open(&options.control)?;
-        let host = open_host(&options.pin_dir).await?;
+        let mut host = open_host(&options.pin_dir).await?;
+        host.forget_lost().await?;
         let (assumed, adopted) = adopted(&host);
         for interface in &mut interfaces {
             let own = |address: &ipnet::IpNet| !assumed.contains_key(&address.addr());

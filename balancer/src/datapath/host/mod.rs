@@ -12,6 +12,7 @@ pub mod announce;
 pub mod arp;
 mod change;
 mod foreign;
+mod identities;
 mod journal;
 mod kernel;
 mod lock;
@@ -40,7 +41,7 @@ pub use self::{
     other_links::ArpIgnore,
     route::Route,
 };
-use self::{journal::Journal, kernel::Kernel as _, netlink::Netlink};
+use self::{journal::Journal, netlink::Netlink};
 
 /// This host's addresses, rules and sysctls, and the journal of what was changed among them.
 ///
@@ -131,13 +132,7 @@ impl Host {
         identities: &[IpNet],
     ) -> anyhow::Result<()> {
         for &identity in identities {
-            if !self.kernel.has_identity(interface, identity).await? {
-                self.journal.record(Change::IdentityAdded {
-                    interface,
-                    identity,
-                })?;
-                self.kernel.add_identity(interface, identity).await?;
-            }
+            identities::add(&mut self.journal, &self.kernel, interface, identity).await?;
         }
         Ok(())
     }
@@ -150,13 +145,18 @@ impl Host {
         home: u64,
         term: u64,
     ) -> anyhow::Result<()> {
-        self.journal.record(Change::IdentityAssumed {
+        let assumed = Change::IdentityAssumed {
             interface,
             identity,
             home,
             term,
-        })?;
-        self.kernel.add_assumed(interface, identity.addr()).await
+        };
+        identities::assume(&mut self.journal, &self.kernel, assumed).await
+    }
+
+    /// Forgets identities that a predecessor had taken over, and that this host hasn't any more: they are others' to take.
+    pub async fn forget_lost(&mut self) -> anyhow::Result<()> {
+        identities::forget_lost(&mut self.journal, &self.kernel).await
     }
 
     /// Removes an identity that was taken over.
@@ -196,17 +196,7 @@ impl Host {
 
     /// Undoes some changes, the last one first. After an error some of them are left.
     async fn undo(&mut self, of: impl Fn(&Change) -> bool) -> anyhow::Result<()> {
-        let changes: Vec<_> = self
-            .changes()
-            .iter()
-            .filter(|change| of(change))
-            .cloned()
-            .collect();
-        for change in changes.iter().rev() {
-            change.undo(&self.kernel).await?;
-            self.journal.forget(change)?;
-        }
-        Ok(())
+        identities::undo(&mut self.journal, &self.kernel, of).await
     }
 
     /// Whether a predecessor left changes to adopt.

@@ -39,6 +39,7 @@ struct Inner {
     crash: Option<Crash>,
     dead: bool,
     stubborn: bool,
+    full: bool,
 }
 
 impl Model {
@@ -68,6 +69,16 @@ impl Model {
     /// From now on rules that are deleted stay, or are put back at once by others.
     pub(super) fn keep_rules(&self) {
         self.inner.borrow_mut().stubborn = true;
+    }
+
+    /// From now on no identity can be added.
+    pub(super) fn refuse_identities(&self) {
+        self.inner.borrow_mut().full = true;
+    }
+
+    /// From now on it hasn't any identity.
+    pub(super) fn lose_identities(&self) {
+        self.inner.borrow_mut().state.identities.clear();
     }
 
     /// A new daemon on the same host.
@@ -176,11 +187,18 @@ impl Kernel for Model {
     async fn addresses(&self) -> anyhow::Result<BTreeSet<(IpAddr, u32)>> {
         ensure!(!self.inner.borrow().dead, "dead");
         let State {
-            addresses, card, ..
+            addresses,
+            card,
+            identities,
+            ..
         } = self.state();
+        let identities = identities
+            .into_iter()
+            .map(|(interface, identity)| (identity.addr(), interface));
         let on_lo = addresses.into_iter().map(|address| (address, LOOPBACK));
         Ok(on_lo
             .chain(card.into_iter().map(|address| (address, CARD)))
+            .chain(identities)
             .collect())
     }
 
@@ -201,6 +219,7 @@ impl Kernel for Model {
     }
 
     async fn add_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<()> {
+        ensure!(!self.inner.borrow().full, "no buffer space");
         self.change(|state| state.identities.insert((interface, identity)))
     }
 

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -21,6 +22,13 @@ use rtnetlink::packet_route::{
 use rtnetlink::{Handle, IpVersion};
 
 use super::kernel::{FOREIGN_PREFERENCE, Family, Kernel, LOOPBACK, Rule, UNREACHABLE_PREFERENCE};
+
+/// Between tries to add an address that was deleted.
+const PAUSES: [Duration; 3] = [
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(20),
+];
 
 /// The kernel itself.
 pub(super) struct Netlink {
@@ -69,11 +77,9 @@ impl Netlink {
         let Some(old) = present.into_iter().find(|message| is_it(&message)) else {
             return Ok(());
         };
-        let mut request = self
-            .handle
-            .address()
-            .add(interface, address, old.header.prefix_len);
-        let new = request.message_mut();
+        let prefix = old.header.prefix_len;
+        let add = || self.handle.address().add(interface, address, prefix);
+        let mut new = add().message_mut().clone();
         let kept = flags(&old) & (AddressFlags::Noprefixroute | AddressFlags::Managetempaddr);
         new.header.scope = old.header.scope;
         new.attributes
@@ -85,8 +91,18 @@ impl Netlink {
         let deleted = self.handle.address().del(old).execute().await;
         accept(deleted, Errno::EADDRNOTAVAIL)
             .with_context(|| format!("cannot delete {address} to add it anew"))?;
-        accept(request.execute().await, Errno::EEXIST)
-            .with_context(|| format!("cannot add {address} anew"))
+        // Without it the host would be cut off: it must not stay away because the kernel was out of memory for a moment.
+        let added = persist(async || {
+            let mut request = add();
+            *request.message_mut() = new.clone();
+            accept(request.execute().await, Errno::EEXIST)
+        });
+        added.await.with_context(|| {
+            format!(
+                "{address} was deleted from interface {interface}, and can't be added anew: do it by hand, `ip address add \
+                 {address}/{prefix} nodad dev ...`"
+            )
+        })
     }
 
     async fn list_addresses(&self, interface: u32) -> anyhow::Result<Vec<AddressMessage>> {
@@ -366,6 +382,17 @@ fn deprecated() -> AddressAttribute {
     let mut lifetime = CacheInfo::default();
     lifetime.ifa_valid = u32::MAX;
     AddressAttribute::CacheInfo(lifetime)
+}
+
+/// Tries until it succeeds, as often as the daemon has time for.
+async fn persist(mut attempt: impl AsyncFnMut() -> io::Result<()>) -> io::Result<()> {
+    for pause in PAUSES {
+        if attempt().await.is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(pause).await;
+    }
+    attempt().await
 }
 
 /// Takes the kernel's refusal `harmless` for success.
