@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::links::macs_of;
 use super::prepare::Prepared;
 use super::running::Running;
 use crate::datapath::interface::mac_of;
@@ -37,10 +38,10 @@ impl Running {
         if !changed {
             return Ok(());
         }
-        let macs = || prepared.interfaces.iter().map(|interface| interface.mac);
-        self.settings.macs = own::macs(macs());
+        let macs = prepared.interfaces.iter().map(|interface| interface.mac);
+        self.settings.macs = own::macs(macs);
         self.write_settings()?;
-        self.links.set_macs(macs().collect());
+        self.links.set_macs(macs_of(&prepared.interfaces));
         self.report(prepared)?;
         self.announce_all(prepared);
         Ok(())

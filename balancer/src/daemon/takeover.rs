@@ -66,15 +66,15 @@ impl Running {
     }
 
     /// Tells the link of an identity once more who has it.
-    pub(super) fn announce(&self, address: IpAddr) {
+    pub(super) fn announce(&mut self, address: IpAddr) {
         let usable = !self.unusable.contains(&address);
-        if let Some(interface) = self.on_link(address).filter(|_| usable) {
-            self.links.announce(interface, address);
+        if let Some(interface) = self.on_link(address).filter(|_| usable).cloned() {
+            self.links.announce(&interface, address);
         }
     }
 
     /// Tells the links of all identities that this server holds.
-    pub(super) fn announce_all(&self, prepared: &Prepared) {
+    pub(super) fn announce_all(&mut self, prepared: &Prepared) {
         self.links.set_held(held(prepared));
         for address in held(prepared) {
             self.announce(address);
