@@ -353,7 +353,7 @@ impl Peer {
             (Status::Suspect | Status::Silent, _) => {
                 let at = self
                     .probed
-                    .map_or(self.heard, |probed| probed + timing.timeout());
+                    .map_or(self.heard, |probed| probed + timing.probing());
                 Some((at, Input::TimedOut))
             }
             (Status::Dead | Status::Left, _) => None,

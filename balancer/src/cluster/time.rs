@@ -30,6 +30,9 @@ impl Add<Duration> for Timestamp {
 /// However long the period is, what matters is told within this, and a question is answered within twice as much.
 const LONGEST_GAP: Duration = Duration::from_millis(50);
 
+/// The least time between two probes of the same. At reports each 10 ms the time-out is longer.
+const LEAST_PROBING: Duration = Duration::from_millis(20);
+
 /// How often servers report, and when their silence means something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -69,6 +72,11 @@ impl Timing {
         (self.period / 10)
             .clamp(Duration::from_millis(10), LONGEST_GAP)
             .min(self.period)
+    }
+
+    /// From one probe of a silent host, or of an address, to the next: the time-out, but whoever reports each millisecond isn't asked as often.
+    pub fn probing(self) -> Duration {
+        self.timeout().max(LEAST_PROBING)
     }
 
     /// How long an answer to a question proves that its server is there: for the time-out, but at least for as long as a server

@@ -83,9 +83,9 @@ impl Running {
     }
 
     /// Asks whether such identities have been given back.
-    pub(super) fn probe_unusable(&self, prepared: &Prepared) {
-        for address in &self.unusable {
-            self.spawn_probe(prepared, Subject::Unusable(*address), *address);
+    pub(super) fn probe_unusable(&mut self, prepared: &Prepared) {
+        for address in self.unusable.clone() {
+            self.spawn_probe(prepared, Subject::Unusable(address), address);
         }
     }
 

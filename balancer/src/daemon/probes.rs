@@ -1,5 +1,6 @@
 //! Finding out whether the host of a silent peer lives.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -8,15 +9,36 @@ use ipnet::IpNet;
 
 use super::prepare::Prepared;
 use super::running::{Running, TICK};
-use crate::cluster::ServerId;
+use crate::cluster::{ServerId, Timestamp};
 use crate::datapath::host::{arp, ndp};
 use crate::datapath::interface::{Interface, has_carrier};
+use crate::exchange::clock;
 
 /// How long a host may take to answer a probe: as long as there is until the time-out, and no longer than this.
 const PROBE: Duration = Duration::from_millis(200);
 
+/// The least time that a host has to answer, and that is between two probes of the same: however often peers report, the link isn't
+/// flooded. At reports each 10 ms a host that is dead is known to be so within the 30 ms of the time-out.
+const LEAST: Duration = Duration::from_millis(10);
+
+/// When the last probes began.
+#[derive(Default)]
+pub struct Pace(BTreeMap<Subject, Timestamp>);
+
+impl Pace {
+    /// Whether a probe may begin now: then it does. Where it may not, the answer to the one before stands, or is still to come.
+    fn begins(&mut self, subject: Subject, now: Timestamp) -> bool {
+        self.0.retain(|_, begun| now.since(*begun) < LEAST);
+        let rests = self.0.contains_key(&subject);
+        if !rests {
+            self.0.insert(subject, now);
+        }
+        !rests
+    }
+}
+
 /// What a probe was about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     /// The host of a peer.
     Host(ServerId),
@@ -39,7 +61,7 @@ pub struct Probed {
 
 impl Running {
     /// Asks by ARP or neighbour solicitation, on the link that the peer shares with this server, whether its host lives.
-    pub(super) fn probe(&self, prepared: &Prepared, id: ServerId) {
+    pub(super) fn probe(&mut self, prepared: &Prepared, id: ServerId) {
         let address = prepared.exchange.cluster().peer(id).and_then(|peer| {
             let addresses = peer.report.links.iter().flat_map(|link| &link.addresses);
             addresses
@@ -53,15 +75,23 @@ impl Running {
 
     /// Asks for `address`, which is on a link of ours. The answer comes back as an input; of an address that can't be asked
     /// for there is none, and the peer's flows go on.
-    pub(super) fn spawn_probe(&self, prepared: &Prepared, subject: Subject, address: IpAddr) {
+    pub(super) fn spawn_probe(&mut self, prepared: &Prepared, subject: Subject, address: IpAddr) {
         let Some(interface) = self.on_link(address).cloned() else {
             return;
         };
+        if !self.pace.begins(subject, clock::monotonic()) {
+            return;
+        }
         let probed = self.probed.clone();
         let time = match subject {
             // It is asked again at each tick.
             Subject::Unusable(_) => TICK / 2,
-            _ => PROBE.min(prepared.exchange.cluster().timing().period),
+            _ => prepared
+                .exchange
+                .cluster()
+                .timing()
+                .period
+                .clamp(LEAST, PROBE),
         };
         tokio::spawn(async move {
             let (index, mac) = (interface.index, interface.mac);
@@ -127,5 +157,22 @@ impl Running {
             self.forget(prepared, id).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_is_not_probed_again_at_once() {
+        let mut pace = Pace::default();
+        let host = Subject::Host(ServerId(1));
+        let at = |millis| Timestamp(0) + Duration::from_millis(millis);
+        let begun = (0..30).filter(|millis| pace.begins(host, at(*millis)));
+        assert_eq!(begun.collect::<Vec<_>>(), [0, 10, 20]);
+        assert!(pace.begins(Subject::Host(ServerId(2)), at(21)));
+        assert!(pace.begins(Subject::Identity([10, 0, 0, 1].into()), at(21)));
+        assert_eq!(pace.0.len(), 3);
     }
 }

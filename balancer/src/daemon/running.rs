@@ -15,7 +15,7 @@ use super::guests::GuestCounts;
 use super::history::History;
 use super::links::{Links, Sighting};
 use super::prepare::Prepared;
-use super::probes::{Probed, Subject};
+use super::probes::{Pace, Probed, Subject};
 use super::recovery::{Collected, Recovery};
 use super::requests::Sent;
 use super::services::Services;
@@ -57,6 +57,7 @@ pub struct Running {
     pub(super) settings: Settings,
     /// Where probes send their results.
     pub(super) probed: mpsc::Sender<Probed>,
+    pub(super) pace: Pace,
     /// What is being announced and watched over.
     pub(super) links: Links,
     pub(super) history: History,

@@ -10,7 +10,7 @@ use super::guests::GuestCounts;
 use super::history::History;
 use super::links::{Links, Sighting};
 use super::prepare::Prepared;
-use super::probes::Probed;
+use super::probes::{Pace, Probed};
 use super::recovery::{Collected, Recovery};
 use super::requests::Sent;
 use super::running::Running;
@@ -63,6 +63,7 @@ impl Running {
             warnings: Warnings::default(),
             settings,
             probed,
+            pace: Pace::default(),
             links: Links::watch(&prepared.interfaces, &sighted)?,
             history: History::default(),
             recovery: Recovery::new(collected),

@@ -456,8 +456,8 @@ impl Takeover {
             }
             // Who is there is asked again after a while: it may have left in good order, and die later.
             let again = |at: Timestamp| match identity.probe {
-                Probe::Used(_) => at + timing.timeout() * USED_TIMEOUTS,
-                _ => at + timing.timeout(),
+                Probe::Used(_) => at + timing.probing() * USED_TIMEOUTS,
+                _ => at + timing.probing(),
             };
             let fresh = |at| now < again(at);
             match identity.probe {
@@ -474,7 +474,7 @@ impl Takeover {
                 }
                 _ => {
                     identity.probe = Probe::Asked(now);
-                    next = next.min(now + timing.timeout());
+                    next = next.min(now + timing.probing());
                     out.events.push_back(Event::ProbeIdentity(*address));
                 }
             }
