@@ -7,12 +7,12 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use balancer_common::table::{Flow, FlowSet, HALF_OPEN, Offer, Place, WAYS, sets_of};
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::maps::unpinned;
+use super::maps::{other_version, unpinned};
 
 /// The map.
 pub struct FlowTable {
@@ -32,10 +32,7 @@ impl FlowTable {
         })?;
         let info = map.info().context("cannot ask how large FLOWS is")?;
         if info.value_size() as usize != size_of::<FlowSet>() {
-            bail!(
-                "the attached program is of another version of balancer. Run `balancer detach IFACE` first; flows that are \
-                 steered now will end"
-            );
+            return Err(other_version("the attached program"));
         }
         Ok(Self {
             map,

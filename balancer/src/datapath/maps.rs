@@ -1,15 +1,16 @@
 //! The pinned maps, typed.
 
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::ops::AddAssign;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
-use aya::programs::loaded_programs;
+use aya::programs::{ProgramInfo, loaded_programs};
 use balancer_common::types::{
     Address, ClientKey, Connections, Counters, Identity, LastFlow, MAX_PEERS, MAX_SERVICES, Mac,
     Peer, PeerCounters, PeerLoad, Port, Service, Settings,
@@ -160,14 +161,17 @@ pub fn check_layout(pin_dir: &Path) -> Result<()> {
             .and_then(|map| map.info())
             .with_context(|| format!("cannot open the pinned map {}", path.display()))?;
         if (info.key_size() as usize, info.value_size() as usize) != (key, value) {
-            bail!(
-                "{} is of another version of balancer. Run `balancer detach IFACE` first; flows that are steered now \
-                 will end",
-                path.display()
-            );
+            return Err(other_version(path.display()));
         }
     }
     Ok(())
+}
+
+/// `what` is of another version of balancer's.
+pub fn other_version(what: impl Display) -> Error {
+    anyhow!(
+        "{what} is of another version of balancer. Run `balancer detach IFACE` first; flows that are steered now will end"
+    )
 }
 
 fn open<T>(pin_dir: &Path, name: &str) -> Result<T>
@@ -203,16 +207,29 @@ pub fn unpinned(pin_dir: &Path, name: &str) -> Result<Option<MapData>> {
         .id();
     // One that ends meanwhile isn't ours.
     for program in loaded_programs().filter_map(Result::ok) {
-        let Ok(Some(ids)) = program.map_ids() else {
-            continue;
-        };
-        if !ids.contains(&settings) {
-            continue;
+        let ids = program.map_ids().ok().flatten().unwrap_or_default();
+        if ids.contains(&settings)
+            && let Some(map) = map_of(&program, name)?
+        {
+            return Ok(Some(map));
         }
-        for map in ids.into_iter().filter_map(|id| MapData::from_id(id).ok()) {
-            if map.info()?.name_as_str() == Some(name) {
-                return Ok(Some(map));
-            }
+    }
+    Ok(None)
+}
+
+/// The map called `name` of a program.
+pub fn map_of(program: &ProgramInfo, name: &str) -> Result<Option<MapData>> {
+    let ids = program
+        .map_ids()
+        .context("cannot ask for a program's maps")?;
+    // One that ends meanwhile isn't ours.
+    for map in ids
+        .into_iter()
+        .flatten()
+        .filter_map(|id| MapData::from_id(id).ok())
+    {
+        if map.info()?.name_as_str() == Some(name) {
+            return Ok(Some(map));
         }
     }
     Ok(None)

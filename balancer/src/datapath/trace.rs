@@ -14,6 +14,8 @@ use balancer_common::types::Event;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::maps::{map_of, other_version};
+
 /// How long decisions are told of after each request.
 pub const TOLD_FOR: Duration = Duration::from_secs(2);
 
@@ -44,8 +46,11 @@ impl Events {
                 return Err(error).with_context(|| format!("cannot lock {}", pin_dir.display()));
             }
         }
-        let mut ring = RingBuf::try_from(Map::RingBuf(ring_of(program)?))
-            .context("cannot map the ring buffer EVENTS")?;
+        // It has no pin: `bpftool map dump` of one fails, and a successor's program has its own.
+        let ring =
+            map_of(program, "EVENTS")?.ok_or_else(|| other_version("the attached program"))?;
+        let mut ring =
+            RingBuf::try_from(Map::RingBuf(ring)).context("cannot map the ring buffer EVENTS")?;
         while ring.next().is_some() {}
         // SAFETY: a RingBuf has the same open descriptor until it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
@@ -73,17 +78,6 @@ impl Events {
         ready.clear_ready();
         Ok(())
     }
-}
-
-/// The program's ring buffer. It has no pin: `bpftool map dump` of one fails, and a successor's program has its own.
-fn ring_of(program: &ProgramInfo) -> Result<MapData> {
-    for id in program.map_ids()?.unwrap_or_default() {
-        let map = MapData::from_id(id).context("cannot open a map of the attached program")?;
-        if map.info()?.name_as_str() == Some("EVENTS") {
-            return Ok(map);
-        }
-    }
-    bail!("the attached program has no ring buffer EVENTS: it is of another version of balancer")
 }
 
 /// The event in a record; `None`: it is none.
