@@ -1,10 +1,12 @@
 //! The HTTP module before real web servers: what clients see, and what web servers are told.
 
 mod cluster;
+mod elsewhere;
 mod frames;
 mod handoff_tls;
 mod hostile;
 mod levels;
+mod patience;
 mod relay;
 mod routing;
 mod serving;
