@@ -109,8 +109,8 @@ fn heads_and_bodies_of_http2_keep_to_the_rules() {
     let Some(mut lab) = Lab::new(1) else { return };
     let _web = start(&mut lab, "");
     let file = lab.dir().join("headers");
-    let headers: String = (0..101).map(|number| format!("x-{number}: y\n")).collect();
-    fs::write(&file, headers).unwrap();
+    let headers: Vec<_> = (0..101).map(|number| format!("x-{number}: y\n")).collect();
+    fs::write(&file, headers.concat()).unwrap();
     let many = format!("@{}", file.display());
     let ask = |arguments: &[&str]| {
         let format = ["--http2-prior-knowledge", "-o", "/dev/null", "-w"];
