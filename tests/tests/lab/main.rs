@@ -8,6 +8,7 @@ mod doctor;
 mod drain;
 mod explain;
 mod failure;
+mod handoff;
 mod health;
 mod host;
 mod hostile;
