@@ -96,7 +96,7 @@ pub struct Snapshot {
     unsent: Vec<u8>,
 }
 
-/// A connection that neither sends nor acknowledges anything. Dropping it closes it without a word to the client.
+/// A connection that acknowledges nothing and sends nothing, but for repeating what it had sent. Dropping it closes it without a word to the client.
 #[derive(Debug)]
 pub struct Frozen {
     stream: TcpStream,
