@@ -138,6 +138,37 @@ fn a_full_upload_moves_and_flows_on() {
 }
 
 #[test]
+fn a_download_moves_at_full_speed() {
+    let Some(lab) = Lab::new() else { return };
+    let (client, mut server) = lab.connect(SERVICES[0].parse().unwrap());
+    let reader = thread::spawn(move || read_all(&blocking(client)));
+    let download = pattern(9, 20_000_000);
+    let mut rest = &download[..];
+    for turn in 0..10 {
+        // As much as the client takes, and more.
+        let more = rest.len() - 1_500_000;
+        while rest.len() > more {
+            match server.write(rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let (link, next) = [("to-b", &lab.b), ("to-a", &lab.a)][turn % 2];
+        lab.route(link);
+        let (frozen, snapshot) = Frozen::freeze(server).unwrap();
+        let restored = next.restore(&snapshot, Vec::new());
+        drop(frozen);
+        (server, _) = restored.start().unwrap();
+    }
+    server.set_nonblocking(false).unwrap();
+    server.write_all(rest).unwrap();
+    drop(server);
+    assert!(reader.join().unwrap() == download);
+    assert_eq!((lab.a.sent().1, lab.b.sent().1), (0, 0), "resets");
+}
+
+#[test]
 fn it_goes_on_here_when_nobody_takes_it() {
     let Some(lab) = Lab::new() else { return };
     for service in SERVICES {
