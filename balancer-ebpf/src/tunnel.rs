@@ -2,7 +2,7 @@
 //! the IP header's version field tells it from variant 0). The peer's own program takes the packet out: there is no device.
 
 use aya_ebpf::helpers::bpf_csum_diff;
-use balancer_common::types::{Address, FAMILY_V4, FOREIGN, Reason, SERVER, Settings};
+use balancer_common::types::{Address, FAMILY_V4, FOREIGN, Reason, SERVER};
 use balancer_common::wire::{
     ETHERNET_LEN, Frame as _, Header as _, Headers, ICMP, ICMPV6, IPV4, IPV4_LEN, IPV6, IPV6_LEN,
     TUNNEL_PORT, UDP, UDP_LEN, destination_mac, source_mac_number,

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ProtocolVersion;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 
 use super::handoff::{Given, Loose, Loosen, Moving, give};
 use super::head::Introduction;
@@ -137,7 +138,7 @@ pub async fn serve(place: Place, mut stream: TcpStream, sender: SocketAddr) {
     let client = Arc::new(Client::new(place, &arrived, tls.is_some()));
     let limits = site.http.limits;
     drop(site);
-    let Some(config) = tls else {
+    let Some(tls) = tls else {
         let loose = Loose {
             socket: stream,
             read: unread.into(),
@@ -145,16 +146,26 @@ pub async fn serve(place: Place, mut stream: TcpStream, sender: SocketAddr) {
         };
         return Box::pin(converse(loose, h2, limits, client)).await;
     };
-    let stream = ClientStream::new(stream, unread, watch.clone());
-    let accepted = Box::pin(config.acceptor.accept(Whole::new(stream)));
-    if let Some(Ok(stream)) = unless_ended(&watch, accepted).await {
+    let stream = ClientStream::new(stream, unread, watch);
+    Box::pin(serve_by_tls(stream, tls.acceptor, limits, client)).await;
+}
+
+/// Serves a client by TLS until the connection is over or has moved to another server.
+async fn serve_by_tls(
+    stream: ClientStream<TcpStream>,
+    acceptor: TlsAcceptor,
+    limits: Limits,
+    client: Arc<Client>,
+) {
+    let accepted = Box::pin(acceptor.accept(Whole::new(stream)));
+    if let Some(Ok(stream)) = unless_ended(client.watch(), accepted).await {
         let session = stream.get_ref().1;
         let h2 = session.alpn_protocol() == Some(b"h2");
         let fixed = session.protocol_version() != Some(ProtocolVersion::TLSv1_3);
         client.fixed.store(fixed, Relaxed);
         let leaving = Box::pin(speak(stream, h2, limits, &client)).await;
-        if let Some(loose) = Box::pin(leave(leaving, &client)).await {
-            Box::pin(converse(loose, false, limits, client)).await;
+        if let Some(loose) = leave(leaving, &client).await {
+            converse(loose, false, limits, client).await;
         }
     }
 }
@@ -169,6 +180,8 @@ pub async fn resume(place: Place, loose: Loose, arrived: Arrived) {
 }
 
 /// Serves a client until the connection is over or has moved to another server.
+///
+/// What few connections need of it is boxed: ten thousand that wait for a request have room for the rest.
 async fn converse(mut loose: Loose, h2: bool, limits: Limits, client: Arc<Client>) {
     loop {
         let stream = ClientStream::new(loose.socket, loose.read.into(), client.watch().clone());
@@ -181,7 +194,7 @@ async fn converse(mut loose: Loose, h2: bool, limits: Limits, client: Arc<Client
                     raw,
                     session,
                 });
-                speak(records, h2, limits, &client).await
+                Box::pin(speak(records, h2, limits, &client)).await
             }
         };
         loose = match leave(leaving, &client).await {
@@ -200,7 +213,7 @@ struct Leaving {
 /// Gives a connection away, if it is to move. Returns it if that can't be: its request is answered by this connection then.
 async fn leave(leaving: Option<Leaving>, client: &Arc<Client>) -> Option<Loose> {
     let Leaving { loose, to } = leaving?;
-    match give(client, to, loose).await {
+    match Box::pin(give(client, to, loose)).await {
         Given::Gone => None,
         Given::Kept(loose) => {
             client.stays.store(true, Relaxed);
