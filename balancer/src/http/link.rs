@@ -22,8 +22,10 @@ use super::stream::{Transport, Upstream};
 const ANSWER_HEADERS_MAX: usize = 200;
 const ANSWER_HEAD_MAX: usize = 128 * 1024;
 
-/// An open connection, for one request at a time.
-pub struct Link {
+/// An open connection, for one request at a time. It changes hands several times a request, so it is boxed.
+pub struct Link(Box<Open>);
+
+struct Open {
     sender: SendRequest<RequestBody>,
     driver: Connection<TokioIo<Upstream>, RequestBody>,
     over: bool,
@@ -54,23 +56,24 @@ impl Link {
             .max_header_size(ANSWER_HEAD_MAX)
             .handshake(TokioIo::new(stream))
             .await?;
-        Ok(Self {
+        Ok(Self(Box::new(Open {
             sender,
             driver,
             over: false,
             heard,
-        })
+        })))
     }
 
     /// Moves bytes. Whether the connection is good for another request.
     pub fn drive(&mut self, context: &mut Context<'_>) -> bool {
-        self.over = self.over || Pin::new(&mut self.driver).poll(context).is_ready();
-        !self.over && self.sender.is_ready()
+        let open = &mut *self.0;
+        open.over = open.over || Pin::new(&mut open.driver).poll(context).is_ready();
+        !open.over && open.sender.is_ready()
     }
 
     /// Whether it is closed.
     pub fn is_over(&self) -> bool {
-        self.over
+        self.0.over
     }
 
     /// Sends a request, waits for the head of its answer.
@@ -81,16 +84,17 @@ impl Link {
     pub async fn ask(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Lost> {
         // A connection that was just opened takes a request once it has been driven.
         poll_fn(|context| Poll::Ready(self.drive(context))).await;
-        self.heard.store(false, Ordering::Relaxed);
-        let mut answer = pin!(self.sender.try_send_request(request));
+        let open = &mut *self.0;
+        open.heard.store(false, Ordering::Relaxed);
+        let mut answer = pin!(open.sender.try_send_request(request));
         let answer = poll_fn(|context| {
-            self.over = self.over || Pin::new(&mut self.driver).poll(context).is_ready();
+            open.over = open.over || Pin::new(&mut open.driver).poll(context).is_ready();
             answer.as_mut().poll(context)
         });
         answer.await.map_err(|mut error: TrySendError<_>| Lost {
             request: error.take_message(),
             error: error.into_error(),
-            heard: self.heard.load(Ordering::Relaxed),
+            heard: open.heard.load(Ordering::Relaxed),
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use balancer_tests::{Lab, Process, until};
+use balancer_tests::{Lab, Process, Signal, until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -109,6 +109,15 @@ impl Running {
         let id = process.id();
         self.0.push(process);
         id
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // nginx has processes of its own, that go on if it is killed.
+        for process in self.0.drain(..) {
+            process.end(Signal::SIGTERM);
+        }
     }
 }
 
