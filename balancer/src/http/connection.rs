@@ -35,6 +35,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Room for a connection's first bytes; most heads fit.
 const FIRST_BYTES: usize = 2048;
 
+/// Headers that hyper takes of a request if it isn't told how many.
+const HEADERS_OF_HYPER: u32 = 100;
+
 /// Requests that a client may have in flight on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
 
@@ -289,11 +292,13 @@ async fn speak<S: Loosen>(
         drive(connection, finish, client).await;
         None
     } else {
-        let connection = http1::Builder::new()
-            .max_headers(limits.headers as usize)
-            .max_header_size(limits.header_bytes as usize)
-            .serve_connection(stream, service)
-            .with_upgrades();
+        let mut http1 = http1::Builder::new();
+        http1.max_header_size(limits.header_bytes as usize);
+        // If it isn't told, hyper needs no memory for so many.
+        if limits.headers != HEADERS_OF_HYPER {
+            http1.max_headers(limits.headers as usize);
+        }
+        let connection = http1.serve_connection(stream, service).with_upgrades();
         let connection = Box::pin(connection);
         let finish = http1::UpgradeableConnection::graceful_shutdown;
         let (connection, mut moving) = drive(connection, finish, client).await?;

@@ -80,7 +80,13 @@ pub fn refusal(parts: &Parts, limits: Limits) -> Option<(StatusCode, &'static st
 
 /// Makes the request ask for `target`, and nothing else. `server`: the host of an HTTP/1.0 request that names none.
 pub fn aim(parts: &mut Parts, target: &Target, server: SocketAddr) {
-    parts.uri = Uri::from(target.path_and_query.clone());
+    if parts.uri.path_and_query() != Some(&target.path_and_query) || parts.uri.authority().is_some()
+    {
+        parts.uri = Uri::from(target.path_and_query.clone());
+    }
+    if !target.host.is_empty() && target.is_named_by(parts.headers.get(HOST)) {
+        return;
+    }
     let host = match target.port {
         _ if target.host.is_empty() => HeaderValue::try_from(server.to_string()),
         Some(port) => HeaderValue::try_from(format!("{}:{port}", target.host)),
@@ -109,6 +115,10 @@ pub fn is_websocket(headers: &HeaderMap) -> bool {
 
 /// Takes out what is about the connection that the message came by.
 pub fn leave_connection(headers: &mut HeaderMap) {
+    // Most messages have none of them, and a look at each name costs less than to look each of these up.
+    if !headers.keys().any(|name| OF_CONNECTION.contains(name)) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -183,14 +193,12 @@ fn scheme(tls: bool) -> &'static str {
 
 /// Removes what only a proxy may say, also as it is spelled where a web server takes `_` for `-` (CGI, RFC 3875 section 4.1.18).
 fn leave_claims(headers: &mut HeaderMap) {
-    for name in CLAIMS {
-        headers.remove(name);
-    }
     let is_claim = |name: &&HeaderName| {
-        name.as_str().contains('_') && {
-            let plain = name.as_str().replace('_', "-");
-            CLAIMS.iter().any(|claim| claim.as_str() == plain)
-        }
+        CLAIMS.contains(name)
+            || name.as_str().contains('_') && {
+                let plain = name.as_str().replace('_', "-");
+                CLAIMS.iter().any(|claim| claim.as_str() == plain)
+            }
     };
     let found: Vec<_> = headers.keys().filter(is_claim).cloned().collect();
     for name in found {

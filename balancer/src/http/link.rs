@@ -18,8 +18,7 @@ use hyper_util::rt::TokioIo;
 use super::body::RequestBody;
 use super::stream::{Transport, Upstream};
 
-/// Most headers of an answer, and most bytes of its head.
-const ANSWER_HEADERS_MAX: usize = 200;
+/// Most bytes of an answer's head. It may have 100 headers: for more hyper would take memory for each answer.
 const ANSWER_HEAD_MAX: usize = 128 * 1024;
 
 /// An open connection, for one request at a time. It changes hands several times a request, so it is boxed.
@@ -52,7 +51,6 @@ impl Link {
         let heard = Arc::new(AtomicBool::new(false));
         let stream = Upstream::new(transport, heard.clone());
         let (sender, driver) = http1::Builder::new()
-            .max_headers(ANSWER_HEADERS_MAX)
             .max_header_size(ANSWER_HEAD_MAX)
             .handshake(TokioIo::new(stream))
             .await?;

@@ -1,7 +1,7 @@
 //! What a request is for: its host and path, normalised, so that no way of writing them dodges a rule. What is matched is what
 //! the web server gets. The table is in docs/http.md.
 
-use hyper::header::{HOST, HeaderMap};
+use hyper::header::{HOST, HeaderMap, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Uri};
 
@@ -52,21 +52,35 @@ impl Target {
     ) -> Result<Self, Malformed> {
         let (host, port) = authority(uri, headers, http10)?;
         let asterisk = method == Method::OPTIONS && uri.path() == "*";
-        let path = if asterisk {
-            "*".to_owned()
-        } else {
-            path(uri.path())?
+        let path_and_query = match uri.path_and_query() {
+            // One of a URL with a query and no path begins with `?`, though its path is said to be `/`.
+            Some(came) if asterisk || came.as_str().starts_with('/') && is_plain(came.path()) => {
+                came.clone()
+            }
+            _ => {
+                let path = path(uri.path())?;
+                let whole = match uri.query() {
+                    Some(query) => format!("{path}?{query}"),
+                    None => path,
+                };
+                whole.try_into().map_err(|_| Malformed::Length)?
+            }
         };
-        let whole = match uri.query() {
-            Some(query) => format!("{path}?{query}"),
-            None => path,
-        };
-        let path_and_query = whole.try_into().map_err(|_| Malformed::Length)?;
         Ok(Self {
             host,
             port,
             path_and_query,
         })
+    }
+
+    /// Whether a `Host` header names just this host and port.
+    pub fn is_named_by(&self, header: Option<&HeaderValue>) -> bool {
+        let rest = header.and_then(|header| header.as_bytes().strip_prefix(self.host.as_bytes()));
+        match (rest, self.port) {
+            (Some(rest), None) => rest.is_empty(),
+            (Some([b':', digits @ ..]), Some(port)) => digits == port.to_string().as_bytes(),
+            _ => false,
+        }
     }
 
     /// The path.
@@ -107,6 +121,17 @@ pub fn path(raw: &str) -> Result<String, Malformed> {
     Ok(path)
 }
 
+/// Whether a path is normal as it came, as most are.
+fn is_plain(path: &str) -> bool {
+    let mut before = 0;
+    path.starts_with('/')
+        && path.bytes().all(|byte| {
+            let dotted_or_empty = before == b'/' && matches!(byte, b'/' | b'.');
+            before = byte;
+            !dotted_or_empty && (byte == b'/' || is_unreserved(byte) || is_allowed(byte))
+        })
+}
+
 /// Escapes of unreserved characters resolved, the others in capitals, and what should have been escaped, escaped.
 fn unescape(raw: &str) -> Result<String, Malformed> {
     let mut plain = String::with_capacity(raw.len());
@@ -130,9 +155,7 @@ fn unescape(raw: &str) -> Result<String, Malformed> {
             0..=0x1f | 0x7f => return Err(Malformed::Control),
             b'\\' => return Err(Malformed::Slash),
             b'/' => plain.push('/'),
-            _ if is_unreserved(byte) || b"!$&'()*+,;=:@".contains(&byte) => {
-                plain.push(char::from(byte));
-            }
+            _ if is_unreserved(byte) || is_allowed(byte) => plain.push(char::from(byte)),
             _ => escape(&mut plain, byte),
         }
     }
@@ -146,6 +169,11 @@ fn escape(text: &mut String, byte: u8) {
 /// RFC 3986 section 2.3.
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+}
+
+/// What a path may have beside (RFC 3986 section 3.3).
+fn is_allowed(byte: u8) -> bool {
+    b"!$&'()*+,;=:@".contains(&byte)
 }
 
 fn authority(
@@ -184,9 +212,11 @@ fn host(text: &str) -> Result<(String, Option<u16>), Malformed> {
         (format!("[{address}]"), rest)
     } else {
         let end = text.find(':').unwrap_or(text.len());
-        let name = text[..end].to_ascii_lowercase();
+        let mut name = text[..end].to_ascii_lowercase();
         // The root's dot: the same name.
-        let name = name.strip_suffix('.').unwrap_or(&name).to_owned();
+        if name.ends_with('.') {
+            name.pop();
+        }
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
         if name.is_empty() || !name.bytes().all(allowed) {
             return Err(Malformed::Host);
@@ -339,7 +369,8 @@ mod tests {
     proptest! {
         /// Nothing that is normalised changes when it is normalised again, nor holds what it must not.
         #[test]
-        fn normal_is_normal(raw in "/([a.;%/\\\\é]|%2[eEfF]|%5c|%41|//|\\.\\.){0,20}") {
+        fn normal_is_normal(raw in "/?([/a.;%/\\\\é]|%2[eEfF]|%5c|%41|//|\\.\\.){0,20}") {
+            prop_assert!(!is_plain(&raw) || path(&raw).as_ref() == Ok(&raw));
             if let Ok(normal) = path(&raw) {
                 prop_assert_eq!(path(&normal), Ok(normal.clone()));
                 prop_assert!(normal.starts_with('/') && normal.is_ascii());

@@ -1,7 +1,8 @@
 //! Balancer's HTTP module beside nginx and `HAProxy` as reverse proxies: requests a second, latency and CPU time, in one run.
 //!
-//! All three stand before one nginx on the same host, which serves files over connections that are kept open, and each may use
-//! all CPUs, as may wrk and that nginx. They take turns, round after round, and medians are printed, since the machine may have
+//! All stand before one nginx on the same host, which serves files, and each may use all CPUs, as may wrk and that nginx. The
+//! others are there twice: as they are without further settings, and with connections to the web server that all requests
+//! share, as balancer's do. They take turns, round after round, and medians are printed, since the machine may have
 //! other work. For the same reason CPU time is the steadiest of the figures.
 //!
 //! Then large answers of another server's, relayed and handed off.
@@ -126,11 +127,11 @@ fn print(outcomes: &[Vec<Vec<Outcome>>], arguments: &Arguments) {
         arguments.connections, arguments.rounds, arguments.seconds
     );
     println!(
-        "| {:24} | {:8} | {:>16} | {:>15} | {:>16} | {:>6} |",
+        "| {:24} | {:14} | {:>16} | {:>15} | {:>16} | {:>6} |",
         "", "", "requests/s", "p99 ms", "CPU us a request", "failed"
     );
     println!(
-        "|{:-<26}|{:-<10}|{:->17}:|{:->16}:|{:->17}:|{:->7}:|",
+        "|{:-<26}|{:-<16}|{:->17}:|{:->16}:|{:->17}:|{:->7}:|",
         "", "", "", "", "", ""
     );
     for (case, outcomes) in CASES.iter().zip(outcomes) {
@@ -147,7 +148,7 @@ fn print(outcomes: &[Vec<Vec<Outcome>>], arguments: &Arguments) {
                 format!("{value:.decimals$}{ratio:7}")
             };
             println!(
-                "| {:24} | {:8} | {:>16} | {:>15} | {:>16} | {:>6.0} |",
+                "| {:24} | {:14} | {:>16} | {:>15} | {:>16} | {:>6.0} |",
                 case.name,
                 proxy.name(),
                 figure(0, |outcome| outcome.rate),

@@ -13,10 +13,14 @@ const ORIGIN: &str = "127.0.0.1:9000";
 /// A reverse proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proxy {
-    /// nginx, `proxy_pass`.
+    /// nginx, `proxy_pass` and nothing else: each request takes a connection to the web server.
     Nginx,
-    /// `HAProxy`, `mode http`.
+    /// nginx, with connections that are kept.
+    NginxTuned,
+    /// `HAProxy`, `mode http` and nothing else: each client's first request takes a connection to the web server.
     Haproxy,
+    /// `HAProxy`, all of whose connections are anybody's.
+    HaproxyTuned,
     /// The HTTP module, with a rule.
     Balancer,
 }
@@ -26,12 +30,20 @@ pub struct Running(Vec<Process>);
 
 impl Proxy {
     /// The one that the others are compared with is the last.
-    pub const ALL: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Balancer];
+    pub const ALL: [Self; 5] = [
+        Self::Nginx,
+        Self::NginxTuned,
+        Self::Haproxy,
+        Self::HaproxyTuned,
+        Self::Balancer,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
+            Self::NginxTuned => "nginx, tuned",
             Self::Haproxy => "HAProxy",
+            Self::HaproxyTuned => "HAProxy, tuned",
             Self::Balancer => "balancer",
         }
     }
@@ -44,8 +56,15 @@ impl Proxy {
     /// Starts it. Returns its process id.
     pub fn start(self, lab: &mut Lab, running: &mut Running) -> u32 {
         let id = match self {
-            Self::Nginx => running.start(lab, "nginx", "proxy.conf", &nginx(lab)),
-            Self::Haproxy => running.start(lab, "haproxy", "proxy.cfg", &haproxy()),
+            Self::Nginx | Self::NginxTuned => {
+                let name = format!("proxy{}", self.port());
+                let config = nginx_config(lab, &name, &self.nginx());
+                running.start(lab, "nginx", &format!("{name}.conf"), &config)
+            }
+            Self::Haproxy | Self::HaproxyTuned => {
+                let file = format!("proxy{}.cfg", self.port());
+                running.start(lab, "haproxy", &file, &self.haproxy())
+            }
             Self::Balancer => {
                 let config = lab.config(&format!(
                     "[[service]]\nname = \"www\"\nports = [\"{}/tcp\"]\ncapacity = 100000\n\n\
@@ -67,9 +86,57 @@ impl Proxy {
     fn port(self) -> u16 {
         match self {
             Self::Nginx => 8001,
-            Self::Haproxy => 8002,
-            Self::Balancer => 8003,
+            Self::NginxTuned => 8002,
+            Self::Haproxy => 8003,
+            Self::HaproxyTuned => 8004,
+            Self::Balancer => 8005,
         }
+    }
+
+    fn nginx(self) -> String {
+        let (upstream, kept) = match self {
+            Self::NginxTuned => (
+                "keepalive 128; keepalive_requests 1000000;",
+                "proxy_http_version 1.1; proxy_set_header Connection \"\";",
+            ),
+            _ => ("", ""),
+        };
+        format!(
+            "upstream origin {{ server {ORIGIN}; {upstream} }}
+    server {{
+        listen {} backlog=4096;
+        keepalive_requests 1000000;
+        location / {{ proxy_pass http://origin; {kept} proxy_set_header Host $host;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme; }}
+    }}",
+            self.port()
+        )
+    }
+
+    fn haproxy(self) -> String {
+        let reuse = match self {
+            Self::HaproxyTuned => "http-reuse always",
+            _ => "",
+        };
+        format!(
+            "global
+    maxconn 8000
+defaults
+    mode http
+    timeout connect 20s
+    timeout client 60s
+    timeout server 60s
+    {reuse}
+    option forwardfor
+frontend clients
+    bind :{} backlog 4096
+    http-request set-header X-Forwarded-Proto http
+    default_backend origin
+backend origin
+    server origin {ORIGIN}
+",
+            self.port()
+        )
     }
 }
 
@@ -121,20 +188,6 @@ impl Drop for Running {
     }
 }
 
-fn nginx(lab: &Lab) -> String {
-    let server = format!(
-        "upstream origin {{ server {ORIGIN}; keepalive 128; keepalive_requests 1000000; }}
-    server {{
-        listen {} backlog=4096;
-        keepalive_requests 1000000;
-        location / {{ proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $host;
-            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme; }}
-    }}",
-        Proxy::Nginx.port()
-    );
-    nginx_config(lab, "proxy", &server)
-}
-
 fn nginx_config(lab: &Lab, name: &str, server: &str) -> String {
     let dir = lab.server(1).dir().join(name);
     fs::create_dir_all(&dir).expect("a directory in the lab's");
@@ -154,27 +207,5 @@ http {{
     {server}
 }}
 "
-    )
-}
-
-fn haproxy() -> String {
-    format!(
-        "global
-    maxconn 8000
-defaults
-    mode http
-    timeout connect 20s
-    timeout client 60s
-    timeout server 60s
-    http-reuse always
-    option forwardfor
-frontend clients
-    bind :{} backlog 4096
-    http-request set-header X-Forwarded-Proto http
-    default_backend origin
-backend origin
-    server origin {ORIGIN}
-",
-        Proxy::Haproxy.port()
     )
 }
