@@ -7,7 +7,7 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, IPPROTO_TCP};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
 use netlink_packet_sock_diag::inet::{
     ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
 };
@@ -37,7 +37,7 @@ impl SocketTable {
     }
 
     /// Visits all sockets of an address family that are in one of `states`, with `extensions`. `filter` is a program of
-    /// `linux/inet_diag.h` that the kernel runs on each; an empty one lets all pass.
+    /// `linux/inet_diag.h` that the kernel runs on each; an empty one lets all pass. A kernel without IPv6 has none of it.
     pub fn each(
         &mut self,
         family: u8,
@@ -72,10 +72,8 @@ impl SocketTable {
                 let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
                     .context("the kernel tells of its sockets in another way than expected")?;
                 match message.payload {
-                    NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::Error(error) => {
-                        bail!("the kernel doesn't tell of its sockets: {}", error.to_io())
-                    }
+                    NetlinkPayload::Done(done) => return ended(family, done.code),
+                    NetlinkPayload::Error(error) => return ended(family, error.raw_code()),
                     NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => {
                         visit(*socket);
                     }
@@ -108,9 +106,37 @@ impl SocketTable {
     }
 }
 
+/// What the end of an answer says. Where nobody answers for IPv6 the kernel hasn't got it; any other failure leaves open which
+/// sockets there are, also of IPv4: a socket for IPv6 may have such connections.
+fn ended(family: u8, code: i32) -> Result<()> {
+    let unsupported = [libc::ENOENT, libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
+    if code == 0 || family == AF_INET6 && unsupported.contains(&-code) {
+        return Ok(());
+    }
+    let error = io::Error::from_raw_os_error(-code);
+    bail!("the kernel doesn't tell of its sockets: {error}")
+}
+
 fn open() -> io::Result<Socket> {
     let mut netlink = Socket::new(NETLINK_SOCK_DIAG)?;
     netlink.bind_auto()?;
     netlink.connect(&SocketAddr::new(0, 0))?;
     Ok(netlink)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_kernel_without_ipv6_has_no_such_sockets() {
+        assert!(ended(AF_INET, 0).is_ok());
+        for unsupported in [libc::ENOENT, libc::EAFNOSUPPORT, libc::EOPNOTSUPP] {
+            assert!(ended(AF_INET6, -unsupported).is_ok());
+            assert!(ended(AF_INET, -unsupported).is_err());
+        }
+        for failed in [libc::ENOMEM, libc::ENOBUFS, libc::EINTR, libc::EINVAL] {
+            assert!(ended(AF_INET6, -failed).is_err());
+        }
+    }
 }

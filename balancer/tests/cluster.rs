@@ -1,7 +1,8 @@
 //! Many servers in virtual time, over a network that loses, delays, repeats and reorders.
 
 use balancer::cluster::{
-    Cluster, Destination, Estate, Event, Message, Options, OwnState, ServerId, Status, Timestamp,
+    Cluster, Destination, Estate, Event, Home, Message, Options, OwnState, ServerId, Status,
+    Timestamp,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -211,6 +212,43 @@ fn a_goodbye_is_no_silence() {
     simulation.run(ms(30_000));
     assert_eq!(simulation.ever(Status::Suspect), []);
     assert_eq!(simulation.ever(Status::Left).len(), 3);
+}
+
+/// An address that could not be removed is answered for by its host, whatever its daemon does.
+#[test]
+fn a_goodbye_calls_nothing_free_that_stays() {
+    let addresses = ["10.0.0.1/24", "10.0.0.2/24"].map(|text| text.parse().unwrap());
+    let home = |address| Home {
+        address,
+        kept: false,
+    };
+    let options = Options {
+        me: ServerId(1),
+        boot: 1,
+        name: "web1".into(),
+        period: PERIOD,
+        timeout_periods: 3,
+        estate: Estate {
+            homes: addresses.map(home).to_vec(),
+            ..Estate::default()
+        },
+    };
+    let mut cluster = Cluster::new(START, options);
+    cluster.set_own(START, OwnState::default()).unwrap();
+    cluster.keep(addresses[1].addr());
+    cluster.leave();
+    let mut sent = std::iter::from_fn(|| cluster.poll_transmit());
+    let last = sent.find_map(|sent| match sent.message {
+        Message::Report(report) if report.leaving => Some(report),
+        _ => None,
+    });
+    let held: Vec<_> = last
+        .unwrap()
+        .identities
+        .iter()
+        .map(|one| one.held)
+        .collect();
+    assert_eq!(held, [false, true]);
 }
 
 #[test]

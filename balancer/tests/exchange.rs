@@ -1,14 +1,24 @@
-//! Two servers in two network namespaces, with real multicast between them.
+//! Servers in network namespaces of their own, with real multicast between them.
 
 use balancer::cluster::{Cluster, Estate, Event, FlowAt, Home, OwnState, ServerId, Status, Timing};
 use balancer::exchange::{Audience, Exchange, Interface, Key, Keyring, Options, clock};
 use nix::sched::{CloneFlags, setns};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use tokio::runtime::Runtime;
 
 const PERIOD: Duration = Duration::from_millis(100);
+
+/// Servers in the largest network here, which report at the usual period. Seals take a program that isn't optimised long to open.
+const CROWD: u8 = if cfg!(debug_assertions) { 16 } else { 64 };
+const USUAL_PERIOD: Duration = Duration::from_millis(500);
+
+/// Held by what takes most of a CPU and is bounded in time.
+static BUSY: Mutex<()> = Mutex::new(());
 
 #[test]
 fn servers_find_each_other_by_ipv4_multicast() {
@@ -171,11 +181,100 @@ fn servers_of_different_periods_accuse_nobody() {
     assert_eq!(two.peer(1), Some(Status::Suspect));
 }
 
+/// Nothing is lost on the way from one of many servers to another, in their sockets or after them.
+#[test]
+fn each_of_many_servers_hears_each_report_of_each_other() {
+    let _alone = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(lab) = Lab::crowd("crowd", CROWD) else {
+        return;
+    };
+    let runtime = runtime();
+    let open = |side| {
+        let audience = group("239.255.99.18:9918");
+        lab.exchange(&runtime, side, side.into(), audience, 7, USUAL_PERIOD)
+    };
+    let exchanges: Vec<_> = (1..=CROWD).map(|side| open(side).unwrap()).collect();
+    let heard = runtime.block_on(async {
+        let mut listening = tokio::task::JoinSet::new();
+        for exchange in exchanges {
+            listening.spawn(listen(exchange));
+        }
+        listening.join_all().await
+    });
+    for Heard {
+        reports,
+        accused,
+        dropped,
+    } in heard
+    {
+        assert_eq!((accused, dropped), (Vec::new(), 0));
+        assert_eq!(reports.len(), usize::from(CROWD) - 1);
+        for (id, (heard, sent)) in reports {
+            assert_eq!(heard, sent, "of {id}");
+            assert!(sent >= 15, "{id} has sent {sent} in 8 s");
+        }
+    }
+}
+
+/// What one of many servers has heard for some time.
+struct Heard {
+    /// Reports of each other server: how many, and by how much their numbers grew.
+    reports: BTreeMap<ServerId, (u64, u64)>,
+    /// What it thought of others that isn't well.
+    accused: Vec<Event>,
+    /// Datagrams that it didn't accept.
+    dropped: u64,
+}
+
+/// Listens for 8 s, when all have had 2 s to find each other.
+async fn listen(mut exchange: Exchange) -> Heard {
+    let until = async |exchange: &mut Exchange, seconds| {
+        let mut events = Vec::new();
+        let listen = async {
+            loop {
+                events.push(exchange.next().await);
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(seconds), listen).await;
+        events
+    };
+    let numbers = |exchange: &Exchange| -> BTreeMap<_, _> {
+        let peers = exchange.cluster().peers();
+        peers
+            .map(|peer| (peer.report.server, peer.report.sequence))
+            .collect()
+    };
+    let dropped = |exchange: &Exchange| -> u64 {
+        let counted = exchange.counters().named();
+        let dropped = counted.filter(|(name, _)| !["received", "sent"].contains(name));
+        dropped.map(|(_, count)| count).sum()
+    };
+    until(&mut exchange, 2).await;
+    let before = (numbers(&exchange), dropped(&exchange));
+    let events = until(&mut exchange, 8).await;
+    let heard = |of| {
+        let is_it = |event: &&Event| **event == Event::PeerUpdated(of);
+        events.iter().filter(is_it).count() as u64
+    };
+    let grown = numbers(&exchange)
+        .into_iter()
+        .map(|(id, number)| (id, (heard(id), number - before.0.get(&id).unwrap_or(&0))))
+        .collect();
+    Heard {
+        reports: grown,
+        accused: events
+            .into_iter()
+            .filter(|event| !matches!(event, Event::PeerUpdated(_)))
+            .collect(),
+        dropped: dropped(&exchange) - before.1,
+    }
+}
+
 /// Each server has an identity.
 fn estate(id: u64) -> Estate {
     Estate {
         homes: vec![Home {
-            address: format!("10.99.18.{}/24", 200 + id).parse().unwrap(),
+            address: format!("10.99.19.{id}/24").parse().unwrap(),
             kept: true,
         }],
         ..Estate::default()
@@ -186,6 +285,7 @@ fn estate(id: u64) -> Estate {
 #[test]
 fn a_hundred_thousand_flows_are_told_within_a_second() {
     const FLOWS: usize = 100_000;
+    let _alone = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(lab) = Lab::new("flows") else { return };
     let (mut one, mut two) = (
         lab.server(1, group("239.255.99.18:9918"), 7),
@@ -269,7 +369,7 @@ fn meet_and_part(lab: &Lab, address: &str) {
 }
 
 struct Server {
-    runtime: tokio::runtime::Runtime,
+    runtime: Runtime,
     exchange: Exchange,
     events: Vec<Event>,
 }
@@ -305,27 +405,18 @@ fn run(servers: &mut [&mut Server], periods: u32) {
     }
 }
 
-/// Two network namespaces with a cable between their `eth0`.
+/// Network namespaces, their `eth0` connected.
 struct Lab {
-    names: [String; 2],
+    names: Vec<String>,
 }
 
 impl Lab {
-    /// `None`, with the reason printed, where that isn't allowed.
+    /// Two, with a cable between them. `None`, with the reason printed, where that isn't allowed.
     fn new(name: &str) -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            assert!(
-                std::env::var_os("BALANCER_REQUIRE_ROOT").is_none(),
-                "this test needs root"
-            );
-            eprintln!("skipped: making network namespaces needs root");
+        let lab = Self::apart(name, 2)?;
+        let [one, two] = &lab.names[..] else {
             return None;
-        }
-        let names = [1, 2].map(|side| format!("bx-{}-{name}-{side}", std::process::id()));
-        let lab = Self { names };
-        let [one, two] = &lab.names;
-        ip(&format!("netns add {one}"));
-        ip(&format!("netns add {two}"));
+        };
         ip(&format!(
             "-n {one} link add eth0 type veth peer name eth0 netns {two}"
         ));
@@ -343,16 +434,68 @@ impl Lab {
         Some(lab)
     }
 
+    /// Many, with a switch between them.
+    fn crowd(name: &str, servers: u8) -> Option<Self> {
+        // The last one is the switch.
+        let lab = Self::apart(name, servers + 1)?;
+        let (switch, servers) = lab.names.split_last()?;
+        ip(&format!(
+            "-n {switch} link add bridge type bridge stp_state 0 mcast_snooping 0"
+        ));
+        ip(&format!("-n {switch} link set bridge up"));
+        for (side, name) in (1..).zip(servers) {
+            ip(&format!(
+                "-n {switch} link add port{side} type veth peer name eth0 netns {name}"
+            ));
+            ip(&format!("-n {switch} link set port{side} master bridge up"));
+            ip(&format!("-n {name} addr add 10.99.18.{side}/24 dev eth0"));
+            ip(&format!("-n {name} link set eth0 up"));
+        }
+        Some(lab)
+    }
+
+    fn apart(name: &str, count: u8) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(
+                std::env::var_os("BALANCER_REQUIRE_ROOT").is_none(),
+                "this test needs root"
+            );
+            eprintln!("skipped: making network namespaces needs root");
+            return None;
+        }
+        let name = |side| format!("bx-{}-{name}-{side}", std::process::id());
+        let names = (1..=count).map(name).collect();
+        let lab = Self { names };
+        for name in &lab.names {
+            ip(&format!("netns add {name}"));
+        }
+        Some(lab)
+    }
+
     fn server(&self, side: u8, audience: Audience, key: u8) -> Server {
         self.open(side, u64::from(side), audience, key).unwrap()
     }
 
     fn open(&self, side: u8, id: u64, audience: Audience, key: u8) -> Result<Server, String> {
+        let runtime = runtime();
+        let exchange = self.exchange(&runtime, side, id, audience, key, PERIOD)?;
+        Ok(Server {
+            runtime,
+            exchange,
+            events: Vec::new(),
+        })
+    }
+
+    fn exchange(
+        &self,
+        runtime: &Runtime,
+        side: u8,
+        id: u64,
+        audience: Audience,
+        key: u8,
+        period: Duration,
+    ) -> Result<Exchange, String> {
         self.inside(side, || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
             let index = nix::net::if_::if_nametoindex("eth0").unwrap();
             let interface = Interface {
                 name: "eth0".into(),
@@ -362,12 +505,12 @@ impl Lab {
                 me: ServerId(id),
                 boot: id,
                 name: format!("web{id}"),
-                period: PERIOD,
+                period,
                 timeout_periods: 3,
                 estate: estate(id),
             };
             let cluster = Cluster::new(clock::monotonic(), options);
-            let inside_runtime = runtime.enter();
+            let _inside = runtime.enter();
             let options = Options {
                 interface,
                 audience,
@@ -376,12 +519,7 @@ impl Lab {
             let mut exchange =
                 Exchange::open(options, cluster).map_err(|error| error.to_string())?;
             exchange.set_own(OwnState::default()).unwrap();
-            drop(inside_runtime);
-            Ok(Server {
-                runtime,
-                exchange,
-                events: Vec::new(),
-            })
+            Ok(exchange)
         })
     }
 
@@ -405,6 +543,11 @@ impl Drop for Lab {
             let _ = Command::new("ip").args(["netns", "del", name]).status();
         }
     }
+}
+
+fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
 }
 
 fn ip(arguments: &str) {

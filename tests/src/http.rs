@@ -64,7 +64,8 @@ impl Connection {
             .expect("a socket's address")
     }
 
-    fn from_here(address: IpAddr) -> io::Result<Self> {
+    /// Connects the host that this thread is on.
+    pub fn from_here(address: IpAddr) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&(address, 80).into(), PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;

@@ -105,11 +105,14 @@ impl Server {
         self.balancer = Some(process);
     }
 
-    /// `balancer attach` on `eth0`, under the host's name and with the lab's key unless `arguments` name others.
+    /// `balancer attach` on `eth0`, under the host's name and with the lab's key unless `arguments` or the file that they name have
+    /// others.
     pub fn attach_command(&self, arguments: &[&str]) -> Command {
         let key = self.lab.join("cluster.key");
         let mut command = self.balancer(&["attach"]);
-        if !arguments.contains(&"--key") {
+        let has_keys = |file| fs::read_to_string(file).is_ok_and(|text| text.contains("keys = "));
+        let mut pairs = arguments.windows(2);
+        if !pairs.any(|pair| pair[0] == "--key" || pair[0] == "--config" && has_keys(pair[1])) {
             command.arg("--key").arg(key);
         }
         if !arguments.contains(&"--name") {

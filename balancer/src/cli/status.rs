@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::table::{counters, duration, percent, table};
 use super::{Instance, drain, peers, services, show};
-use crate::control::status::{Holder, Status};
+use crate::control::status::Status;
 use crate::datapath::tables::Tables;
 
 /// This server: load, services, peers, counters
@@ -40,26 +40,6 @@ struct Shown {
 
 /// Changes shown.
 const RECENT: usize = 10;
-
-/// Who has which identity, as a table.
-fn holders(holders: &[Holder]) -> String {
-    let row = |holder: &Holder| {
-        vec![
-            holder.address.to_string(),
-            holder.home.clone(),
-            holder.holder.clone().unwrap_or_else(|| "NOBODY".into()),
-            duration(holder.for_ms),
-            holder.term.to_string(),
-            holder.reason.to_string(),
-        ]
-    };
-    let rows: Vec<_> = holders.iter().map(row).collect();
-    table(
-        &["address", "home", "held by", "for", "term", "why"],
-        &rows,
-        &[3, 4],
-    )
-}
 
 fn text(Shown { status, tables }: &Shown) -> String {
     let interfaces: Vec<_> = status
@@ -93,7 +73,7 @@ fn text(Shown { status, tables }: &Shown) -> String {
     text += &load(status);
     text += &format!("\nservices\n{}", services::text(&status.services));
     text += &format!("\npeers\n{}", peers::text(&status.peers));
-    text += &format!("\nidentities\n{}", holders(&status.holders));
+    text += &format!("\nidentities\n{}", peers::holders(&status.holders));
     let recent: Vec<_> = status.changes.iter().rev().take(RECENT).collect();
     if !recent.is_empty() {
         text += "\nlast changes (all with --json)\n";

@@ -452,6 +452,11 @@ impl Cluster {
         self.takeover.set_require(require);
     }
 
+    /// This host keeps `address` when balancer ends: it couldn't be removed. The goodbye doesn't call it free.
+    pub fn keep(&mut self, address: IpAddr) {
+        self.takeover.keep(address);
+    }
+
     /// Says goodbye to all, and that what this host doesn't keep is free: its addresses must have been removed. Each call
     /// says it once more, since datagrams get lost; other reports end with the first.
     pub fn leave(&mut self) {

@@ -158,6 +158,8 @@ pub struct Peer {
     pub period_ms: u64,
     /// The identities that it holds.
     pub identities: Vec<IpAddr>,
+    /// These and those whose home it is, and who has them.
+    pub holders: Vec<Holder>,
     /// Its services.
     pub services: Vec<PeerService>,
     /// New flows steered to it.

@@ -114,6 +114,10 @@ impl Links {
     }
 
     fn announce_by(&mut self, index: u32, name: String, address: IpAddr, tell: Tell) {
+        // It may have been given up since somebody wanted it announced.
+        if !self.held.borrow().contains(&address) {
+            return;
+        }
         let macs = self.macs.subscribe();
         let task = tokio::spawn(async move {
             let mut before = Duration::ZERO;
@@ -169,6 +173,7 @@ mod tests {
         wait(400).await;
         assert_eq!(told(), [NEW]);
         links.set_held(BTreeSet::new());
+        links.announce_by(2, "eth0".into(), address, tell);
         wait(700).await;
         assert_eq!(told(), [[0; 6]; 0]);
     }

@@ -154,16 +154,8 @@ impl Running {
 
     /// Warns of a balancer on this network that can't be understood, or takes that back.
     pub(super) fn warn_of_stranger(&mut self, prepared: &Prepared) {
-        let text = prepared.exchange.stranger().map(|(from, why)| match why {
-            OpenError::Version(_) => format!(
-                "the server at {} isn't heard: it is {why}. Install one version on all servers",
-                from.ip()
-            ),
-            _ => format!(
-                "the server at {} isn't heard: its reports are {why}. A server of this cluster needs the same key file;                  one of another cluster needs another exchange.group",
-                from.ip()
-            ),
-        });
+        let stranger = prepared.exchange.stranger();
+        let text = stranger.map(|(from, why)| unheard(from.ip(), why));
         self.warnings.set("a stranger", text);
     }
 
@@ -190,6 +182,19 @@ impl Running {
             )
         });
         self.warnings.set(&format!("{id} link"), apart);
+    }
+}
+
+/// What to say of a balancer that can't be understood.
+fn unheard(from: IpAddr, why: OpenError) -> String {
+    match why {
+        OpenError::Version(_) => format!(
+            "the server at {from} isn't heard: it is {why}. Install one version on all servers"
+        ),
+        _ => format!(
+            "the server at {from} isn't heard: its reports are {why}. A server of this cluster needs the same key file; one of \
+             another cluster needs another exchange.group"
+        ),
     }
 }
 
@@ -222,4 +227,26 @@ fn held_by_both(report: &Report, own: &[IpNet]) -> Vec<String> {
         .filter(held)
         .map(|address| address.to_string())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cannot_be_understood_is_named_with_what_to_do() {
+        let from = IpAddr::from([10, 0, 0, 7]);
+        let version = unheard(from, OpenError::Version(9));
+        let expected = "the server at 10.0.0.7 isn't heard: it is of another version of balancer, which speaks version 9 of the exchange;";
+        assert!(version.starts_with(expected), "{version}");
+        assert!(
+            version.ends_with(". Install one version on all servers"),
+            "{version}"
+        );
+        assert_eq!(
+            unheard(from, OpenError::UnknownKey),
+            "the server at 10.0.0.7 isn't heard: its reports are sealed with an unknown key. A server of this cluster needs the \
+             same key file; one of another cluster needs another exchange.group"
+        );
+    }
 }

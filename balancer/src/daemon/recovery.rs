@@ -102,11 +102,10 @@ impl Running {
         grace: bool,
     ) -> Result<()> {
         let now = clock::monotonic();
-        let until = now + GRACE;
+        if grace {
+            self.grant_grace(&identities)?;
+        }
         for identity in identities {
-            if grace {
-                own::set_grace(&mut self.datapath.maps, identity, until)?;
-            }
             let sought = self.recovery.sought.entry(identity);
             let sought = sought.or_insert_with(|| Sought {
                 got: self
@@ -124,12 +123,18 @@ impl Running {
             sought.begun += 1;
             self.recovery.questions.push((identity, of));
         }
-        if grace {
-            self.settings.grace_until_ns = until.0;
-            self.write_settings()?;
-        }
         self.read_own();
         Ok(())
+    }
+
+    /// From now on packets of unknown flows on `identities` are dropped, for [`GRACE`] at the most.
+    pub(super) fn grant_grace(&mut self, identities: &[IpAddr]) -> Result<()> {
+        let until = clock::monotonic() + GRACE;
+        for identity in identities {
+            own::set_grace(&mut self.datapath.maps, *identity, until)?;
+        }
+        self.settings.grace_until_ns = until.0;
+        self.write_settings()
     }
 
     /// Reads this server's own connections, once for all questions that have come up.

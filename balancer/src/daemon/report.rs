@@ -69,7 +69,7 @@ pub fn status(running: &Running, prepared: &Prepared) -> Result<Status> {
             .exchange
             .cluster()
             .peers()
-            .map(|known| peer(running, known))
+            .map(|known| peer(running, prepared, known))
             .collect::<Result<_>>()?,
         packets: named(maps.counters(None)?.named()),
         exchange: named(prepared.exchange.counters().named()),
@@ -138,7 +138,7 @@ fn service(
     })
 }
 
-fn peer(running: &Running, peer: &cluster::Peer) -> Result<Peer> {
+fn peer(running: &Running, prepared: &Prepared, peer: &cluster::Peer) -> Result<Peer> {
     let maps = &running.datapath.maps;
     let report = &peer.report;
     let slot = running.table.slot(report.server);
@@ -160,6 +160,15 @@ fn peer(running: &Running, peer: &cluster::Peer) -> Result<Peer> {
             .identities
             .iter()
             .map(|identity| identity.address.addr())
+            .collect(),
+        holders: prepared
+            .exchange
+            .cluster()
+            .identities()
+            .filter(|identity| {
+                [Some(identity.home), identity.holder].contains(&Some(report.server))
+            })
+            .map(|identity| holder(prepared, identity))
             .collect(),
         services: report
             .services

@@ -116,9 +116,14 @@ impl Running {
         let waiting = running.live(prepared, &mut inputs).await;
         log::info!("ending");
         if waiting.is_some() || !prepared.options.persist {
+            // Nothing more is announced: requests in flight may take longer than what was begun.
+            running.links.set_held(BTreeSet::new());
             // Before the others hear that they are free.
             if let Err(error) = prepared.host.release_all().await {
                 log::error!("not all identities can be given to other servers: {error:#}");
+            }
+            for address in prepared.host.added() {
+                prepared.exchange.keep(address);
             }
             prepared.exchange.goodbye().await;
         }
@@ -193,6 +198,7 @@ impl Running {
         self.find_unusable(prepared).await?;
         self.doubt(prepared, now);
         // What failed is tried again, and an address that this host has got since is let go.
+        self.release_left(prepared).await?;
         self.set_foreign(prepared).await?;
         // Peers that a predecessor steered flows to, and that nobody has heard of since: do their hosts live?
         let patience = prepared.options.config.exchange.timeout() * 2;

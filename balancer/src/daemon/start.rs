@@ -83,22 +83,14 @@ impl Running {
             .iter()
             .map(|interface| interface.name.clone())
             .collect();
-        if !prepared.options.config.server.identities.is_empty() {
-            let index = prepared.interfaces[0].index;
-            prepared
-                .host
-                .add_identities(index, &prepared.identities)
-                .await?;
-        }
-        // What is set for IPv6 depends on the interface's addresses.
-        prepared.host.accept_steered(&names).await?;
         self.datapath.count_connections()?;
         // From here on the program counts this namespace's connections: what is open beside its count is older.
         self.write_settings()?;
         self.services.review_sockets(&mut self.datapath.maps)?;
         self.report(prepared)?;
         // Flows on the identities may be with peers, which aren't known yet.
-        self.recover(takeover::held(prepared).into_iter().collect(), None, true)?;
+        let held: Vec<_> = takeover::held(prepared).into_iter().collect();
+        self.recover(held.clone(), None, true)?;
         for interface in &prepared.interfaces {
             let state = self.datapath.attach(interface, prepared.options.mode)?;
             log::info!("attached to {} in {} mode", interface.name, state.name());
@@ -108,6 +100,18 @@ impl Running {
             }
             self.interfaces.push((interface.clone(), state));
         }
+        // A card that was reset for its program may have been away for longer than the grace.
+        self.grant_grace(&held)?;
+        // Not before: without the program the kernel would answer for them, and reset flows that it doesn't know.
+        if !prepared.options.config.server.identities.is_empty() {
+            let index = prepared.interfaces[0].index;
+            prepared
+                .host
+                .add_identities(index, &prepared.identities)
+                .await?;
+        }
+        // What is set for IPv6 depends on the interface's addresses.
+        prepared.host.accept_steered(&names).await?;
         self.find_unusable(prepared).await?;
         self.announce_all(prepared);
         self.write_settings()

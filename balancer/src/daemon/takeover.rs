@@ -22,6 +22,7 @@ impl Running {
     /// Adds an identity of another server to this host and tells its link.
     pub(super) async fn assume(&mut self, prepared: &mut Prepared, assumed: Assumed) -> Result<()> {
         let address = assumed.address.addr();
+        self.warnings.set(&topic(address), None);
         let Some(interface) = self.on_link(address).cloned() else {
             prepared.exchange.renounce(address);
             return Ok(());
@@ -55,14 +56,36 @@ impl Running {
         self.set_foreign(prepared).await
     }
 
-    /// Removes an identity of another server from this host.
+    /// Removes an identity of another server from this host. Where that fails it is tried again, by [`Self::release_left`].
     pub(super) async fn release(&mut self, prepared: &mut Prepared, address: IpAddr) -> Result<()> {
         self.recovery.forget(address);
+        self.links.set_held(held(prepared));
+        let released = prepared.host.release(address).await;
+        let warning = released.as_ref().err().map(|error| {
+            format!("{address} is not this server's any more, but can't be given up yet: {error:#}")
+        });
+        self.warnings.set(&topic(address), warning);
         // As long as the address is there, none but services are served on it.
-        prepared.host.release(address).await?;
+        if released.is_err() {
+            return Ok(());
+        }
         prepared.assumed.remove(&address);
         self.set_held(prepared)?;
         self.set_foreign(prepared).await
+    }
+
+    /// Removes what this host has and this server doesn't hold: it could not be removed before.
+    pub(super) async fn release_left(&mut self, prepared: &mut Prepared) -> Result<()> {
+        let held = held(prepared);
+        let there = prepared
+            .host
+            .assumed()
+            .chain(prepared.assumed.keys().copied());
+        let left: BTreeSet<_> = there.filter(|address| !held.contains(address)).collect();
+        for address in left {
+            self.release(prepared, address).await?;
+        }
+        Ok(())
     }
 
     /// Tells the link of an identity once more who has it.
@@ -118,8 +141,15 @@ pub(super) fn server_name(prepared: &Prepared, id: ServerId) -> String {
     peer.map_or_else(|| id.to_string(), |peer| peer.report.name.clone())
 }
 
-/// The identities that this server holds.
+/// The identities that this server holds. Its host may have others, which it couldn't remove yet.
 pub(super) fn held(prepared: &Prepared) -> BTreeSet<IpAddr> {
-    let own = prepared.identities.iter().map(ipnet::IpNet::addr);
-    own.chain(prepared.assumed.keys().copied()).collect()
+    let identities = prepared.exchange.cluster().identities();
+    identities
+        .filter(|identity| identity.holder == Some(prepared.id))
+        .map(|identity| identity.address.addr())
+        .collect()
+}
+
+fn topic(address: IpAddr) -> String {
+    format!("{address} given up")
 }

@@ -36,7 +36,7 @@ pub fn on(addresses: &[IpAddr]) -> Result<Vec<Connection>> {
     // A socket for IPv6 may have an IPv4 connection.
     for family in [AF_INET, AF_INET6] {
         let none = ExtensionFlags::empty();
-        let asked = table.each(family, states.clone(), none, &filter, |socket| {
+        table.each(family, states.clone(), none, &filter, |socket| {
             let SocketId {
                 source_address,
                 source_port,
@@ -49,11 +49,7 @@ pub fn on(addresses: &[IpAddr]) -> Result<Vec<Connection>> {
                 local: SocketAddr::new(source_address.to_canonical(), source_port),
                 established: socket.header.state == TCP_ESTABLISHED,
             });
-        });
-        // A kernel without IPv6 has no such sockets, and says so.
-        if family == AF_INET {
-            asked?;
-        }
+        })?;
     }
     Ok(found)
 }

@@ -147,6 +147,11 @@ impl Exchange {
         self.cluster.renounce(clock::monotonic(), address);
     }
 
+    /// This host keeps an address when balancer ends: [`Cluster::keep`].
+    pub fn keep(&mut self, address: IpAddr) {
+        self.cluster.keep(address);
+    }
+
     /// Asks for the flows on identities of this server's: [`Cluster::recover`].
     pub fn recover(&mut self, identities: &[IpAddr], of: Option<ServerId>) {
         self.cluster.recover(clock::monotonic(), identities, of);

@@ -1,6 +1,9 @@
 //! Daemons that are killed, hosts that die.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -81,6 +84,84 @@ fn connections_survive_the_death_of_a_guests_host() {
     until("it gets new ones again", PATIENCE, || {
         lab.client.curl(&url, &[]).server == "web2"
     });
+    held.finish();
+}
+
+#[test]
+fn connections_survive_a_daemon_that_is_stopped_for_longer_than_the_time_out() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let url = format!("http://{}/", lab.server(1).address());
+    let held = Held::open(&lab.client, lab.server(1).address(), 16, 10);
+    for server in ["web1", "web2", "web3"] {
+        assert!(held.served_by(server) > 0, "{server}");
+    }
+    // The one that steers, and one that serves what is steered.
+    for (stopped, watcher) in [(1, 2), (2, 1)] {
+        let name = format!("web{stopped}");
+        lab.server(stopped).signal_balancer(Signal::SIGSTOP);
+        until("it is missed", PATIENCE, || {
+            lab.server(watcher).sees(&name).as_deref() == Some("silent")
+        });
+        thread::sleep(TIMEOUT);
+        assert_eq!(lab.client.curl(&url, &[]).status, 200);
+        lab.server(stopped).signal_balancer(Signal::SIGCONT);
+        lab.wait_for_peers();
+    }
+    held.finish();
+    for server in lab.servers() {
+        let status = server.status();
+        assert!(
+            !status["changes"].to_string().contains("has it now"),
+            "{status:#}"
+        );
+        assert_eq!(
+            status["warnings"].as_array().map(Vec::len),
+            Some(0),
+            "{status:#}"
+        );
+    }
+}
+
+/// As a package manager does it: the new program's file takes the place of the old one's, and the service is restarted.
+#[test]
+fn an_upgrade_loses_no_connection() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    let config = lab.config(WITHOUT_CPU);
+    let arguments = ["--config", &config, "--mode", "native", "--persist"];
+    for number in 1..=3 {
+        lab.server_mut(number).attach(&arguments);
+    }
+    lab.wait_for_peers();
+    let address = lab.server(1).address();
+    let held = Held::open(&lab.client, address, 16, 10);
+    assert!(held.served_by("web1") > 0 && held.served_by("web2") > 0);
+    let stop = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&stop);
+    let client = lab.client.spawn(move || {
+        let mut servers = BTreeMap::new();
+        while !ended.load(Ordering::Relaxed) {
+            let answer = Connection::from_here(address.into()).and_then(|mut new| new.get("/"));
+            *servers
+                .entry(answer.expect("an answer").server)
+                .or_insert(0) += 1;
+        }
+        servers
+    });
+    for number in 1..=3 {
+        let (pins, id) = (map_ids(&lab, number), lab.server(number).balancer_id());
+        let server = lab.server_mut(number);
+        server.replace_program();
+        assert_eq!(server.end_balancer(Signal::SIGTERM).code(), Some(0));
+        server.attach(&arguments);
+        assert_ne!(server.balancer_id(), id);
+        assert_eq!(map_ids(&lab, number), pins);
+        lab.wait_for_peers();
+    }
+    stop.store(true, Ordering::Relaxed);
+    let servers: BTreeMap<String, u32> = client.join().expect("each new connection is answered");
+    println!("new connections: {servers:?}");
+    assert!(servers.len() > 1, "{servers:?}");
     held.finish();
 }
 

@@ -108,11 +108,7 @@ fn two_homes_of_one_address_both_say_so_and_neither_fights() {
     }
     // At its start each has announced it five times, within 5 s.
     thread::sleep(Duration::from_secs(6));
-    lab.client.shell(
-        "nft -f - <<END
-table arp watch { chain in { type filter hook input priority filter; arp saddr ip 10.77.0.201 counter; }; }
-END",
-    );
+    count_frames(&lab, "arp saddr ip 10.77.0.201");
     thread::sleep(Duration::from_secs(4));
     assert_eq!(frames(&lab), 0, "they fight");
     for number in [1, 2] {
@@ -123,6 +119,41 @@ END",
         assert_eq!(holder.expect("the address")["holder"], *name);
     }
     assert_eq!(lab.client.curl("http://10.77.0.201/", &[]).status, 200);
+}
+
+#[test]
+fn a_server_of_another_version_or_key_is_named() {
+    let Some(mut lab) = Lab::new(2) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let reports = record(&lab);
+    let report = reports.first().expect("a report");
+    let (server, client) = (lab.server(1), lab.client.address());
+    for (at, warning) in [
+        (
+            4,
+            format!(
+                "the server at {client} isn't heard: it is of another version of balancer, which speaks version "
+            ),
+        ),
+        (
+            8,
+            format!(
+                "the server at {client} isn't heard: its reports are sealed with an unknown key. A server of this cluster needs the same key file; one of another cluster needs another exchange.group\n"
+            ),
+        ),
+    ] {
+        let mut altered = report.clone();
+        altered[at] ^= 0xff;
+        lab.client.enter(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
+            let to = (server.address(), EXCHANGE);
+            socket.send_to(&altered, to).expect("a datagram");
+        });
+        until("it is named", PATIENCE, || {
+            let status = server.ask(&["status"]).output;
+            status.contains(&format!("WARNING: {warning}"))
+        });
+    }
 }
 
 /// A report of each other server's, as the first one hears it.
@@ -211,8 +242,17 @@ fn resident(pid: u64) -> u64 {
     size.expect("its size")
 }
 
-/// Frames of ARP from 10.77.0.201 that the client has received.
-fn frames(lab: &Lab) -> u64 {
+/// Begins to count the frames of ARP that the client receives, of those that nft's `expression` is true of.
+pub fn count_frames(lab: &Lab, expression: &str) {
+    lab.client.shell(&format!(
+        "nft -f - <<END
+table arp watch {{ chain in {{ type filter hook input priority filter; {expression} counter; }}; }}
+END"
+    ));
+}
+
+/// How many it has received.
+pub fn frames(lab: &Lab) -> u64 {
     let listed = lab.client.run("nft", &["list", "table", "arp", "watch"]);
     let mut words = listed
         .split_whitespace()

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::thread;
 use std::time::Duration;
 
 use balancer_tests::{Held, Lab, Server, Signal, WITHOUT_CPU, until};
@@ -61,6 +62,55 @@ fn a_peer_is_off_line_by_its_own_period() {
     until("the quick one is missed", Duration::from_secs(5), || {
         lab.server(2).sees("web1").as_deref() == Some("silent")
     });
+}
+
+/// Without a moment in which two servers have no key in common.
+#[test]
+fn keys_are_rotated_while_servers_run_and_nothing_is_lost() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    let dir = lab.dir();
+    let [old, new] = ["cluster.key", "new.key"].map(|name| dir.join(name).display().to_string());
+    assert_eq!(lab.server(1).ask(&["keygen", &new]).code, Some(0));
+    let write = |lab: &Lab, keys: &[&String]| {
+        lab.config(&format!("[exchange]\nkeys = {keys:?}\n\n{WITHOUT_CPU}"))
+    };
+    let config = write(&lab, &[&old]);
+    for number in 1..=3 {
+        lab.server_mut(number)
+            .attach(&["--config", &config, "--mode", "native"]);
+    }
+    lab.wait_for_peers();
+    let held = Held::open(&lab.client, lab.server(1).address(), 20, 10);
+    assert!(held.served_by("web2") > 0 && held.served_by("web3") > 0);
+    for keys in [&[&old, &new][..], &[&new, &old], &[&new]] {
+        write(&lab, keys);
+        for server in lab.servers() {
+            server.signal_balancer(Signal::SIGHUP);
+            // So that each mixture of servers lasts for some reports.
+            thread::sleep(Duration::from_millis(700));
+        }
+    }
+    thread::sleep(Duration::from_secs(2));
+    for server in lab.servers() {
+        let status = server.status();
+        let exchange = &status["exchange"];
+        assert_eq!(exchange["unknown_key"], 0, "{exchange:#}");
+        let changes = status["changes"].as_array().unwrap();
+        let texts = changes.iter().filter_map(|change| change["text"].as_str());
+        let others: Vec<_> = texts.filter(|text| !text.ends_with(" is there")).collect();
+        assert!(others.is_empty(), "{others:?}");
+        server.wait_for_peers(2);
+    }
+    held.finish();
+    // The old key is of no use any more.
+    lab.server_mut(3).end_balancer(Signal::SIGTERM);
+    write(&lab, &[&old]);
+    lab.server_mut(3)
+        .attach(&["--config", &config, "--mode", "native"]);
+    until("it isn't understood", PATIENCE, || {
+        lab.server(1).status()["exchange"]["unknown_key"].as_u64() > Some(0)
+    });
+    assert_eq!(lab.server(1).sees("web3").as_deref(), Some("left"));
 }
 
 #[test]

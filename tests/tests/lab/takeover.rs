@@ -1,17 +1,20 @@
 //! Identities of servers that are gone: another one answers for them until their home is back.
 #![expect(clippy::disallowed_methods, reason = "an outage is real time")]
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use balancer_tests::{Host, Lab, Server, Signal, WITHOUT_CPU, adding, until};
+use balancer_tests::{Host, Lab, Process, Server, Signal, WITHOUT_CPU, adding, until};
 use serde_json::Value;
 
 use crate::host::similar;
+use crate::hostile::{count_frames, frames};
 
 /// Bounds waits for what takes the time-out, or some reports.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,6 +40,13 @@ fn a_dead_servers_address_is_answered_by_another_and_handed_back() {
     });
     let caretaker = holder(lab.server(1), address);
     assert_eq!(holder(lab.server(3), address), caretaker);
+    let peers = lab.server(1).ask(&["peers"]).output;
+    let start = format!("{address} web2 {caretaker} ");
+    let told = |line: &str| {
+        let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        line.starts_with(&start) && line.ends_with(" 2 the holder before died")
+    };
+    assert!(peers.lines().any(told), "{peers}");
     client.wait_for(&caretaker);
     // A new client, which has never heard of the address.
     lab.client.run("ip", &["neigh", "flush", "all"]);
@@ -87,6 +97,129 @@ fn an_identity_that_balancer_added_is_handed_over_at_the_end() {
         lab.wait_for_peers();
     }
     client.end();
+}
+
+/// A request in flight keeps its daemon for some seconds, and the address is another server's meanwhile.
+#[test]
+fn a_server_that_ends_announces_nothing_that_it_gave_up() {
+    let Some(mut lab) = Lab::new(2) else { return };
+    let config = lab.config(
+        "[load]\ncpu = \"0%\"\n\n[[service]]\nname = \"www\"\nports = [\"8000/tcp\"]\ncapacity = 20\n\n\
+         [[http]]\nservice = \"www\"\nbackend = \"127.0.0.1:80\"\n",
+    );
+    lab.server_mut(2)
+        .attach(&["--config", &config, "--mode", "native"]);
+    let address: IpAddr = "10.77.0.201".parse().unwrap();
+    let link = (lab.server(1).host).run("ip", &["-br", "link", "show", "dev", "eth0"]);
+    let mac = link
+        .split_whitespace()
+        .nth(2)
+        .expect("its Ethernet address");
+    count_frames(
+        &lab,
+        &format!("arp saddr ether {mac} arp saddr ip {address}"),
+    );
+    lab.server_mut(1).attach(&adding(&config, "10.77.0.201/24"));
+    lab.wait_for_peers();
+    let body = lab.dir().join("body");
+    let mut request = lab.client.command("curl");
+    request
+        .args(["-sN", "http://10.77.0.201:8000/hold/12", "-o"])
+        .arg(&body);
+    let _request = Process::start(request, &lab.dir().join("logs/request.log"));
+    until("it is answered", PATIENCE, || {
+        fs::metadata(&body).is_ok_and(|body| body.len() > 0)
+    });
+    let begun = Instant::now();
+    lab.server(1).signal_balancer(Signal::SIGTERM);
+    until("the other one has it", PATIENCE, || {
+        holder(lab.server(2), address) == "web2"
+    });
+    let announced = frames(&lab);
+    assert!(announced > 0, "its announcements are seen");
+    assert_eq!(lab.server_mut(1).wait_for_end().code(), Some(0));
+    assert!(
+        begun.elapsed() > Duration::from_secs(4),
+        "nothing was in flight"
+    );
+    assert_eq!(frames(&lab), announced);
+}
+
+/// The kernel would answer for it, and reset connections that peers have.
+#[test]
+fn an_identity_is_not_there_before_the_program_is() {
+    let Some(mut lab) = Lab::new(1) else { return };
+    let config = lab.config(WITHOUT_CPU);
+    let mut look = lab.server(1).host.command("sh");
+    look.args([
+        "-ec",
+        "until ip -4 -o address show dev eth0 | grep -q 10.77.0.201; do :; done; ip -d link show dev eth0",
+    ]);
+    let mut look = Process::start(look, &lab.dir().join("logs/look.log"));
+    lab.server_mut(1).attach(&adding(&config, "10.77.0.201/24"));
+    until("the address is there", PATIENCE, || look.ended().is_some());
+    assert!(look.log().contains("prog/xdp"), "{}", look.log());
+}
+
+#[test]
+fn what_could_not_be_given_back_is_tried_again_and_warned_of_until_then() {
+    let Some(mut lab) = Lab::new(2) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let (caretaker, address) = (lab.server(1), lab.server(2).address().into());
+    lab.switch.run("ip", &["link", "set", "web2", "down"]);
+    until("another one has it", PATIENCE, || {
+        holder(caretaker, address) == "web1"
+    });
+    // The undo journal can't be written any more.
+    let draft = format!("{}.new", journal(caretaker).display());
+    fs::create_dir(&draft).unwrap();
+    lab.switch.run("ip", &["link", "set", "web2", "up"]);
+    let warning =
+        format!("WARNING: {address} is not this server's any more, but can't be given up yet: ");
+    let warns = || caretaker.ask(&["status"]).output.contains(&warning);
+    until("it says so", PATIENCE, warns);
+    lab.wait_for_peers();
+    for _ in 0..20 {
+        assert!(warns(), "{}", caretaker.ask(&["status"]).output);
+        thread::sleep(Duration::from_millis(100));
+    }
+    fs::remove_dir(&draft).unwrap();
+    until("it has been given up", PATIENCE, || {
+        let on_lo = caretaker.host.run("ip", &["address", "show", "dev", "lo"]);
+        !warns() && on_lo.contains(&format!("{address}/32"))
+    });
+    assert_eq!(holder(caretaker, address), "web2");
+}
+
+/// Reports to a group of IPv6, among servers that have nothing else.
+#[test]
+fn servers_with_ipv6_alone_take_over_from_each_other() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    for server in lab.servers() {
+        let host = &server.host;
+        host.run("ip", &["-4", "address", "flush", "dev", "eth0"]);
+    }
+    let group = format!("[exchange]\ngroup = \"[ff02::9918]:9918\"\n{WITHOUT_CPU}");
+    lab.start(&group, "native");
+    let address = lab.server(2).host.address_v6().into();
+    let client = Client::start(&lab.client, address);
+    client.wait_for("web2");
+    client.outage();
+
+    lab.switch.run("ip", &["link", "set", "web2", "down"]);
+    until("another one has it", PATIENCE, || {
+        client.last() != "web2" && holder(lab.server(1), address) != "web2"
+    });
+    thread::sleep(Duration::from_millis(500));
+    let (dead, _) = client.outage();
+    assert!(dead <= DEAD, "{dead:?}");
+    lab.switch.run("ip", &["link", "set", "web2", "up"]);
+    until("its home has it", PATIENCE, || {
+        client.last() == "web2"
+            && (1..=3).all(|number| holder(lab.server(number), address) == "web2")
+    });
+    let (back, _) = client.end();
+    println!("host dead: {dead:?}, hand-back: {back:?} without an answer");
 }
 
 #[test]
@@ -246,6 +379,14 @@ fn end_all(lab: &mut Lab) {
         let ended = lab.server_mut(number).end_balancer(Signal::SIGTERM);
         assert_eq!(ended.code(), Some(0));
     }
+}
+
+/// Where a server's daemon has its undo journal.
+fn journal(server: &Server) -> PathBuf {
+    // The daemon writes `/` as `-`, and `-` as `%2d`.
+    let dir = server.pin_dir().display().to_string();
+    let name = dir.replace('-', "%2d").replace('/', "-");
+    PathBuf::from(format!("/run/balancer/{}.undo", &name[1..]))
 }
 
 /// Who has an address, as a server sees it.

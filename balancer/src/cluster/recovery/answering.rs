@@ -103,6 +103,20 @@ impl Answerer {
         if self.resume(now, query) {
             return Ok(());
         }
+        if query.part > 0 {
+            // It didn't ask for so long that what it was told is forgotten. Parts of what would be collected now don't go with
+            // those that it has: it is to know at once that it lacks some.
+            let end = FlowsPart {
+                server: self.me,
+                session: query.session,
+                part: query.part,
+                last: true,
+                complete: false,
+                flows: Vec::new(),
+            };
+            out.send(Destination::Unicast(from), Message::Flows(Box::new(end)));
+            return Ok(());
+        }
         self.askers.retain(|id, _| membership.peer(*id).is_some());
         let session = Session {
             number: query.session,
@@ -188,11 +202,11 @@ impl Answerer {
         let Some(asker) = asker.filter(|asker| asker.boot == query.boot) else {
             return false;
         };
+        asker.sequence = query.sequence;
         let session = asker.session.as_mut();
         let Some(session) = session.filter(|session| session.number == query.session) else {
             return false;
         };
-        asker.sequence = query.sequence;
         session.asked = now;
         session.wanted = query.part;
         session.due = true;

@@ -337,6 +337,38 @@ fn what_was_recorded_is_refused() {
     assert_eq!(ask(stranger), Err(Refused::Unproven));
 }
 
+/// One that didn't run meanwhile goes on where it was: what it has is of another collection than what it would get.
+#[test]
+fn who_asks_on_when_all_is_forgotten_is_told_that_it_lacks_some() {
+    let mut network = Network::new(2, 0);
+    let first = query(&network, 0, 1, 7, 1_000);
+    let now = network.now;
+    network.servers[1].handle(now, at(0), first).unwrap();
+    network.run(LINGER.as_millis() as u64 + 1);
+    let Message::FlowsQuery(mut next) = query(&network, 0, 1, 7, 1_001) else {
+        panic!("no query")
+    };
+    next.part = WINDOW;
+    let (now, teller) = (network.now, &mut network.servers[1]);
+    let next = Message::FlowsQuery(next);
+    teller.handle(now, at(0), next.clone()).unwrap();
+    assert_eq!(wanted(teller), []);
+    let answer = FlowsPart {
+        server: ServerId(2),
+        session: 7,
+        part: WINDOW,
+        last: true,
+        complete: false,
+        flows: Vec::new(),
+    };
+    let answer = Message::Flows(Box::new(answer));
+    assert_eq!(
+        teller.poll_transmit().map(|sent| sent.message),
+        Some(answer)
+    );
+    assert_eq!(teller.handle(now, at(0), next), Err(Refused::Replayed));
+}
+
 #[test]
 fn a_question_that_comes_again_and_again_is_answered() {
     let mut network = Network::new(2, 0);

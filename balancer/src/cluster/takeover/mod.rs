@@ -144,6 +144,13 @@ impl Takeover {
         self.held().map(last).collect()
     }
 
+    /// This host keeps `address` when its daemon ends.
+    pub fn keep(&mut self, address: IpAddr) {
+        if let Some(identity) = self.identities.get_mut(&address) {
+            identity.kept = true;
+        }
+    }
+
     /// Whether this server can take over anything now.
     pub fn is_able(&self, now: Timestamp) -> bool {
         now >= self.unable_until

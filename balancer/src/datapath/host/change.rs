@@ -62,6 +62,16 @@ pub enum Change {
 }
 
 impl Change {
+    /// The identity that came to an interface by it.
+    pub(super) fn identity(&self) -> Option<IpAddr> {
+        match self {
+            Self::IdentityAdded { identity, .. } | Self::IdentityAssumed { identity, .. } => {
+                Some(identity.addr())
+            }
+            _ => None,
+        }
+    }
+
     /// Undoes this change. One that was never made, or is gone already, is no error.
     pub(super) async fn undo(&self, kernel: &impl Kernel) -> anyhow::Result<()> {
         match self {

@@ -1,5 +1,6 @@
 //! Identities on this host's interfaces, its own and those that it takes over.
 
+use anyhow::bail;
 use ipnet::IpNet;
 
 use super::{change::Change, journal::Journal, kernel::Kernel};
@@ -59,7 +60,7 @@ pub(super) async fn forget_lost(journal: &mut Journal, kernel: &impl Kernel) -> 
     undo(journal, kernel, lost).await
 }
 
-/// Undoes some changes, the last one first. After an error some of them are left.
+/// Undoes some changes, the last one first. One that can't be undone keeps no other from that; it stays in the journal.
 pub(super) async fn undo(
     journal: &mut Journal,
     kernel: &impl Kernel,
@@ -71,9 +72,18 @@ pub(super) async fn undo(
         .filter(|change| of(change))
         .cloned()
         .collect();
+    let mut failures = Vec::new();
     for change in changes.iter().rev() {
-        change.undo(kernel).await?;
-        journal.forget(change)?;
+        let undone = match change.undo(kernel).await {
+            Ok(()) => journal.forget(change),
+            failed => failed,
+        };
+        if let Err(error) = undone {
+            failures.push(format!("{error:#}"));
+        }
+    }
+    if !failures.is_empty() {
+        bail!(failures.join("; "));
     }
     Ok(())
 }
@@ -103,6 +113,29 @@ mod tests {
         let refused = assume(&mut journal, &kernel, two).await.unwrap_err();
         assert_eq!(refused.to_string(), "no buffer space");
         assert_eq!(journal.changes(), [one]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_removed_keeps_no_other_and_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("undo");
+        let mut journal = Journal::open(&path).unwrap();
+        let kernel = Model::default();
+        let all = ["10.0.0.1/24", "10.0.0.2/24", "10.0.0.3/24"].map(assumed);
+        for one in all.clone() {
+            assume(&mut journal, &kernel, one).await.unwrap();
+        }
+        kernel.keep_identity("10.0.0.2".parse().unwrap());
+        let refused = undo(&mut journal, &kernel, |_| true).await.unwrap_err();
+        assert_eq!(refused.to_string(), "10.0.0.2 stays");
+        assert_eq!(journal.changes(), &all[1..2]);
+
+        // Removed or not, what the file goes on to name is tried again.
+        std::fs::create_dir(path.with_added_extension("new")).unwrap();
+        for _ in 0..2 {
+            undo(&mut journal, &kernel, |_| true).await.unwrap_err();
+            assert_eq!(journal.changes(), &all[1..2]);
+        }
     }
 
     #[tokio::test]

@@ -88,10 +88,16 @@ impl Journal {
         saved
     }
 
-    /// Forgets `change`, which has been undone.
+    /// Forgets `change`, which has been undone. One that the file could not be rid of stays here as well: it is undone once more,
+    /// which does no harm.
     pub(super) fn forget(&mut self, change: &Change) -> anyhow::Result<()> {
+        let before = self.contents.changes.clone();
         self.contents.changes.retain(|recorded| recorded != change);
-        self.save()
+        let saved = self.save();
+        if saved.is_err() {
+            self.contents.changes = before;
+        }
+        saved
     }
 
     /// Undoes all changes, the last one first, and removes the journal, unless some could not be undone: it keeps those.

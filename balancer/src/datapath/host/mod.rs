@@ -167,15 +167,24 @@ impl Host {
         .await
     }
 
-    /// Removes all identities that were added or taken over, so that others may have them.
+    /// The identities that were added or taken over, and are still there.
+    pub fn added(&self) -> impl Iterator<Item = IpAddr> {
+        self.changes().iter().filter_map(Change::identity)
+    }
+
+    /// The identities that were taken over, and are still there.
+    pub fn assumed(&self) -> impl Iterator<Item = IpAddr> {
+        let assumed = |change: &&Change| matches!(change, Change::IdentityAssumed { .. });
+        self.changes()
+            .iter()
+            .filter(assumed)
+            .filter_map(Change::identity)
+    }
+
+    /// Removes all identities that were added or taken over, so that others may have them. After an error those that it is about
+    /// are still there: [`Self::added`].
     pub async fn release_all(&mut self) -> anyhow::Result<()> {
-        self.undo(|change| {
-            matches!(
-                change,
-                Change::IdentityAssumed { .. } | Change::IdentityAdded { .. }
-            )
-        })
-        .await
+        self.undo(|change| change.identity().is_some()).await
     }
 
     /// The IPv6 addresses of an interface that can't be used, since another host was found to have them, or may be (RFC 4862,
@@ -194,7 +203,7 @@ impl Host {
         self.journal.changes()
     }
 
-    /// Undoes some changes, the last one first. After an error some of them are left.
+    /// Undoes some changes, the last one first. After an error those that it is about are left.
     async fn undo(&mut self, of: impl Fn(&Change) -> bool) -> anyhow::Result<()> {
         identities::undo(&mut self.journal, &self.kernel, of).await
     }

@@ -40,6 +40,7 @@ struct Inner {
     dead: bool,
     stubborn: bool,
     full: bool,
+    kept: Option<IpAddr>,
 }
 
 impl Model {
@@ -74,6 +75,11 @@ impl Model {
     /// From now on no identity can be added.
     pub(super) fn refuse_identities(&self) {
         self.inner.borrow_mut().full = true;
+    }
+
+    /// From now on this identity can't be removed.
+    pub(super) fn keep_identity(&self, identity: IpAddr) {
+        self.inner.borrow_mut().kept = Some(identity);
     }
 
     /// From now on it hasn't any identity.
@@ -224,6 +230,8 @@ impl Kernel for Model {
     }
 
     async fn delete_identity(&self, interface: u32, identity: IpNet) -> anyhow::Result<()> {
+        let kept = self.inner.borrow().kept == Some(identity.addr());
+        ensure!(!kept, "{} stays", identity.addr());
         self.change(|state| state.identities.remove(&(interface, identity)))
     }
 }

@@ -129,6 +129,16 @@ impl<'a> Cluster<'a> {
         }
     }
 
+    /// The first server's new connections go to the others.
+    pub fn drain_first(&self) {
+        self.command_first("drain");
+    }
+
+    /// And stay there again.
+    pub fn undrain_first(&self) {
+        self.command_first("undrain");
+    }
+
     /// Puts another copy of the program in its place.
     pub fn replace_first(&mut self) {
         if self.system == System::Balancer {
@@ -224,6 +234,11 @@ vrrp_instance web {{
                 }
             }
         }
+    }
+
+    fn command_first(&self, command: &str) {
+        let ended = self.lab.server(1).ask(&[command]);
+        assert_eq!(ended.code, Some(0), "{command}: {}", ended.error);
     }
 
     fn has_address(&self, number: usize) -> bool {

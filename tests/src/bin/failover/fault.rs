@@ -6,13 +6,17 @@ use std::time::Duration;
 use balancer_tests::{Signal, until};
 
 use crate::client::{Client, Seen};
-use crate::cluster::{Cluster, FIRST};
+use crate::cluster::{Cluster, FIRST, System};
 
 /// Something that happens to the first server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
+    /// It is to take no new connections for some time: `balancer drain`, for which keepalived has nothing.
+    Drained,
     /// Its daemon is stopped (SIGSTOP) for 5 s.
     Stopped,
+    /// For 5 s its daemon runs an eighth of the time, and is silent for longer than the time-out again and again.
+    Slow,
     /// Its daemon is killed (SIGKILL), and started again after the time-out.
     Killed,
     /// Its daemon is replaced by another copy of the program.
@@ -35,7 +39,7 @@ pub struct Outcome {
     pub taken: bool,
 }
 
-/// How long a daemon is stopped.
+/// How long a daemon is stopped, or slow.
 const STOPPED: Duration = Duration::from_secs(5);
 /// How long a client looks at what is well, before and after.
 const CALM: Duration = Duration::from_millis(500);
@@ -45,11 +49,19 @@ impl Fault {
     /// What becomes of a host, in this order.
     pub const OF_HOSTS: [Self; 4] = [Self::Dead, Self::Back, Self::Ended, Self::Started];
     /// What becomes of a daemon while its host lives.
-    pub const OF_DAEMONS: [Self; 3] = [Self::Stopped, Self::Killed, Self::Replaced];
+    pub const OF_DAEMONS: [Self; 5] = [
+        Self::Drained,
+        Self::Stopped,
+        Self::Slow,
+        Self::Killed,
+        Self::Replaced,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
+            Self::Drained => "server drained",
             Self::Stopped => "daemon stopped for 5 s",
+            Self::Slow => "daemon slow for 5 s",
             Self::Killed => "daemon killed, restarted",
             Self::Replaced => "daemon replaced",
             Self::Dead => "host dead",
@@ -69,12 +81,23 @@ impl Fault {
         })
     }
 
+    /// Whether a system has something for it.
+    pub fn is_of(self, system: System) -> bool {
+        self != Self::Drained || system == System::Balancer
+    }
+
     /// Makes it happen, and looks on.
     pub fn happen(self, cluster: &mut Cluster, interval: Duration) -> Outcome {
         cluster.forget_connections();
         let client = Client::start(&cluster.lab().client, Cluster::address());
         sleep(CALM);
+        let mut taken = false;
         match self {
+            Self::Drained => {
+                cluster.drain_first();
+                sleep(time_out(interval));
+            }
+            Self::Slow => taken = slow(cluster, interval),
             Self::Stopped => {
                 cluster.signal_first(Signal::SIGSTOP);
                 sleep(STOPPED);
@@ -92,8 +115,9 @@ impl Fault {
         if matches!(self, Self::Dead | Self::Ended) {
             sleep(time_out(interval));
         }
-        let taken = !matches!(self, Self::Back | Self::Started) && cluster.is_taken();
+        taken |= !matches!(self, Self::Back | Self::Started) && cluster.is_taken();
         match self {
+            Self::Drained => cluster.undrain_first(),
             Self::Stopped => cluster.signal_first(Signal::SIGCONT),
             Self::Killed => cluster.start_first(true),
             _ => {}
@@ -108,6 +132,20 @@ impl Fault {
         let seen = client.finish(FIRST);
         Outcome { seen, taken }
     }
+}
+
+/// Stops the daemon and lets it go on, again and again. Gives whether another server had the address at the end of a silence.
+fn slow(cluster: &Cluster, interval: Duration) -> bool {
+    let (silence, speech) = (interval * 7 / 2, interval / 2);
+    let mut taken = false;
+    for _ in 0..STOPPED.as_millis() / (silence + speech).as_millis() {
+        cluster.signal_first(Signal::SIGSTOP);
+        sleep(silence);
+        taken |= cluster.is_taken();
+        cluster.signal_first(Signal::SIGCONT);
+        sleep(speech);
+    }
+    taken
 }
 
 /// Longer than either system takes to notice a silence.

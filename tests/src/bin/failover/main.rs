@@ -7,6 +7,7 @@ mod client;
 mod cluster;
 mod fault;
 mod table;
+mod targets;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use clap::Parser;
 use self::cluster::{Cluster, SERVERS, System};
 use self::fault::Fault;
 use self::table::Results;
+use self::targets::Judgement;
 
 /// From one report to the next, in milliseconds.
 const INTERVALS: [u64; 3] = [500, 100, 10];
@@ -52,7 +54,8 @@ fn main() -> Result<()> {
             }
         }
     }
-    print!("{results}");
+    println!("{results}");
+    print!("{}", Judgement(&results));
     Ok(())
 }
 
@@ -61,7 +64,7 @@ fn measure(lab: &mut Lab, system: System, millis: u64, results: &mut Results) {
     let interval = Duration::from_millis(millis);
     let mut cluster = Cluster::start(lab, system, interval);
     let mut happen = |cluster: &mut Cluster, faults: &[Fault]| {
-        for &fault in faults {
+        for &fault in faults.iter().filter(|fault| fault.is_of(system)) {
             let outcome = fault.happen(cluster, interval);
             results.add(fault, millis, system, outcome);
         }

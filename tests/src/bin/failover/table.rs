@@ -26,6 +26,15 @@ impl Results {
         let key = (at, system == System::Keepalived);
         self.outcomes.entry(key).or_default().push(outcome);
     }
+
+    /// A system's rows: what was done, the milliseconds between reports, and what came of it each time.
+    pub fn of(&self, system: System) -> impl Iterator<Item = (Fault, u64, &[Outcome])> {
+        let rows = self.rows.iter().enumerate();
+        rows.filter_map(move |(at, (fault, millis))| {
+            let outcomes = self.outcomes.get(&(at, system == System::Keepalived))?;
+            Some((*fault, *millis, &outcomes[..]))
+        })
+    }
 }
 
 impl fmt::Display for Results {
@@ -74,9 +83,7 @@ fn row(
     system: System,
     outcomes: &[Outcome],
 ) -> fmt::Result {
-    let mut gaps: Vec<Duration> = outcomes.iter().map(|outcome| outcome.seen.gap).collect();
-    gaps.sort_unstable();
-    let ms = |gap: Duration| format!("{:.1}", gap.as_secs_f64() * 1e3);
+    let gaps = gaps(outcomes);
     let target = match system {
         System::Balancer => fault
             .target(Duration::from_millis(millis))
@@ -95,14 +102,27 @@ fn row(
         ms(gaps[gaps.len() / 2]),
         ms(gaps[0]),
         ms(gaps[gaps.len() - 1]),
-        outcomes
-            .iter()
-            .map(|outcome| outcome.seen.lost)
-            .sum::<u32>(),
+        lost(outcomes),
         broken(outcomes, |outcome| outcome.seen.its),
         broken(outcomes, |outcome| outcome.seen.others),
         format!("{taken}/{}", outcomes.len()),
     )
+}
+
+/// From the shortest to the longest.
+pub fn gaps(outcomes: &[Outcome]) -> Vec<Duration> {
+    let mut gaps: Vec<_> = outcomes.iter().map(|outcome| outcome.seen.gap).collect();
+    gaps.sort_unstable();
+    gaps
+}
+
+pub fn ms(gap: Duration) -> String {
+    format!("{:.1}", gap.as_secs_f64() * 1e3)
+}
+
+/// Requests lost.
+pub fn lost(outcomes: &[Outcome]) -> u32 {
+    outcomes.iter().map(|outcome| outcome.seen.lost).sum()
 }
 
 fn broken(outcomes: &[Outcome], of: impl Fn(&Outcome) -> Broken) -> String {

@@ -21,7 +21,7 @@ fn status(kept: u64, steered: u64, repeated: u64, flows: u64) -> Status {
         }],
         "peers": [{
             "name": "web2", "id": "02", "status": "online", "draining": true, "address": "10.0.0.2", "way": null,
-            "age_ms": 120, "period_ms": 500, "identities": [], "flows": flows, "packets": flows * 10,
+            "age_ms": 120, "period_ms": 500, "identities": [], "holders": [], "flows": flows, "packets": flows * 10,
             "services": [{"name": "www", "load": 12_000, "capacity": 20, "healthy": true}]
         }],
         "packets": {}, "exchange": {}, "warnings": ["something is wrong"]
