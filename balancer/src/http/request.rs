@@ -58,7 +58,9 @@ pub async fn answer(
     if only_head {
         response.body_mut().leave_text();
     }
-    if client.place.worker.is_finishing() && version < Version::HTTP_2 {
+    // What a 101 says of its connection is that it is a WebSocket's.
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if client.place.worker.is_finishing() && version < Version::HTTP_2 && !upgraded {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
