@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use super::handoff::{Given, Loose, Loosen, Moving, give};
 use super::head::Introduction;
 use super::link::Link;
+use super::pool::Destination;
 use super::proxy_protocol::{self, Header};
 use super::request;
 use super::stream::ClientStream;
@@ -55,8 +56,8 @@ pub struct Client {
     pub tls: bool,
     /// What web servers are told of it.
     pub introduction: Introduction,
-    /// Its own connection to the web server, where that was told of it by the PROXY protocol.
-    pub own_link: Arc<Mutex<Option<Link>>>,
+    /// Its own connection to the web server, where that was told of it by the PROXY protocol, and which web server that is.
+    pub own_link: Arc<Mutex<Option<(Destination, Link)>>>,
     /// Its next request is the one for which a peer has given this server the connection.
     pub handed: AtomicBool,
     /// It couldn't move: its next request is answered through this server.

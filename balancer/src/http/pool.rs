@@ -58,7 +58,7 @@ pub enum Home {
     /// To those that wait for anybody's request.
     Pool(Arc<Pool>, Destination),
     /// To the client that it was opened for.
-    Client(Arc<Mutex<Option<Link>>>),
+    Client(Arc<Mutex<Option<(Destination, Link)>>>, Destination),
 }
 
 struct Waiting {
@@ -124,8 +124,8 @@ impl Home {
     pub fn put(self, link: Link) {
         match self {
             Self::Pool(pool, destination) => pool.put(destination, link),
-            Self::Client(place) => {
-                *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
+            Self::Client(place, destination) => {
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = Some((destination, link));
             }
         }
     }
