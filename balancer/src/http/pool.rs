@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::link::Link;
 use super::stream::Transport;
-use super::tls::Tls;
+use super::tls::{self, Tls};
 use crate::cluster::Timestamp;
 use crate::exchange::clock;
 
@@ -87,12 +87,12 @@ impl Destination {
         if !address.ip().is_loopback() {
             notice_death(&stream)?;
         }
-        let Some(tls) = tls else {
+        let Some(towards_peers) = tls else {
             return Ok(Transport::Tcp(stream));
         };
-        // No name: it is known by its certificate.
-        let name = ServerName::IpAddress(address.ip().into());
-        let stream = tls.connector.connect(name, stream).await?;
+        let name = ServerName::try_from(tls::NAME).map_err(io::Error::other)?;
+        let connector = &towards_peers.connector;
+        let stream = connector.connect(name, stream).await?;
         Ok(Transport::Tls(Box::new(stream)))
     }
 }
