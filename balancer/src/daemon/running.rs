@@ -115,6 +115,7 @@ impl Running {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let waiting = running.live(prepared, &mut inputs).await;
         log::info!("ending");
+        prepared.http.end_moves();
         if waiting.is_some() || !prepared.options.persist {
             // Before the others hear that they are free.
             if let Err(error) = prepared.host.release_all().await {

@@ -139,6 +139,11 @@ impl Module {
         self.moves.next().await
     }
 
+    /// No connection moves any more, as the daemon takes no further question.
+    pub fn end_moves(&mut self) {
+        self.moves.end();
+    }
+
     /// While it finishes, each answer is its connection's last.
     pub fn set_finishing(&self, on: bool) {
         self.finishing.store(on, Relaxed);

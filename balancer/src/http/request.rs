@@ -214,6 +214,8 @@ fn can_move(client: &Client, parts: &Parts) -> bool {
 /// Who answers a request. Just after the start, one that is perhaps for a server that hasn't been heard yet waits for it.
 async fn decide(asker: Asker<'_>, parts: &Parts, view: &mut Arc<View>) -> Decision {
     let head = Head {
+        && service.director.is_there()
+        && service.handoffs.are_taken_by(to)
         method: &parts.method,
         uri: &parts.uri,
         headers: &parts.headers,

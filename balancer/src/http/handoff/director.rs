@@ -71,4 +71,15 @@ impl Moves {
             None => pending().await,
         }
     }
+
+    /// Whether the daemon answers.
+    pub fn is_there(&self) -> bool {
+        !self.0.is_closed()
+    }
 }
+
+    /// Answers no further question, nor those that wait: nothing moves any more.
+    pub fn end(&mut self) {
+        self.0.close();
+        while self.0.try_recv().is_ok() {}
+    }
