@@ -25,7 +25,7 @@ use super::proxy_protocol::{self, Header};
 use super::request;
 use super::stream::ClientStream;
 use super::tls::{Parts, Records, Whole};
-use super::watch::{Order, Watch};
+use super::watch::{InFlight, Order, Watch};
 use super::worker::Place;
 use crate::cluster::ServerId;
 use crate::config::Limits;
@@ -213,12 +213,16 @@ struct Leaving {
 
 /// Gives a connection away, if it is to move. Returns it if that can't be: its request is answered by this connection then.
 async fn leave(leaving: Option<Leaving>, client: &Arc<Client>) -> Option<Loose> {
-    let Leaving { loose, to } = leaving?;
-    match Box::pin(give(client, to, loose)).await {
+    let Leaving { loose, to, flight } = leaving?;
+    let given = Box::pin(give(client, to, loose)).await;
+    // If it stays, the request comes once more.
+    flight.end(true);
+    match given {
         Given::Gone => None,
         Given::Kept(loose) => {
             client.stays.store(true, Relaxed);
             Some(loose)
+    flight: InFlight,
         }
     }
 }
@@ -304,8 +308,8 @@ async fn speak<S: Loosen>(
         read.extend_from_slice(&parts.read_buf);
         match parts.io.into_inner().loosen(read).await {
             Ok(loose) => {
-                let to = moving.to;
-                Some(Leaving { loose, to })
+                let Moving { to, flight, .. } = moving;
+                Some(Leaving { loose, to, flight })
             }
             Err(error) => {
                 let text = format!("a connection that was to move is lost: {error:#}");

@@ -140,7 +140,12 @@ async fn route(
         if !websocket && can_move(client, &parts) {
             let head = head::written(&parts);
             // Who drives the connection takes it from here; this request ends unanswered.
-            client.moves(Moving { to, head, body });
+            client.moves(Moving {
+                to,
+                head,
+                body,
+                flight,
+            });
             match pending::<Infallible>().await {}
         }
         decision.route = Route::Relay(to);

@@ -32,6 +32,7 @@ use super::body::RequestBody;
 use crate::cluster::ServerId;
 
 /// What peers' modules post their messages to.
+use super::watch::InFlight;
 pub const PATH: &str = "/.balancer/handoff";
 
 /// A request for which its connection is to move.
@@ -45,6 +46,8 @@ pub struct Moving {
 }
 
 /// Whether this is a peer's message, if it comes from a peer.
+    /// It is being answered until the connection has moved, or can't.
+    pub flight: InFlight,
 pub fn is_message(parts: &Parts) -> bool {
     parts.method == Method::POST && parts.uri.path() == PATH
 }
