@@ -154,7 +154,7 @@ impl Running {
                     continue;
                 }
                 question = prepared.http.next_move() => {
-                    ("connections that move", self.on_move(prepared, question))
+                    ("connections that move", self.on_move(prepared, question).await)
                 }
                 () = inputs.links.changed() => ("this host's interfaces", self.on_links(prepared).await),
                 Some(collected) = inputs.collected.recv() => {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::handoff::{Given, Loose, Loosen, Moving, give};
+use super::handoff::{Given, Loose, Loosen, Moving, Origin, give};
 use super::head::Introduction;
 use super::link::Link;
 use super::pool::Destination;
@@ -62,8 +62,10 @@ pub struct Client {
     pub handed: AtomicBool,
     /// It couldn't move: its next request is answered through this server.
     pub stays: AtomicBool,
-    /// It can't move at all: TLS 1.2.
+    /// It can't move at all: TLS 1.2, or its packets can't be sent on.
     pub fixed: AtomicBool,
+    /// How its packets get here.
+    origin: OnceLock<Origin>,
     /// The request for which it is to move.
     moving: Mutex<Option<Moving>>,
 }
@@ -94,6 +96,11 @@ impl Client {
         *lock(&self.moving) = Some(moving);
     }
 
+    /// How its packets get here, by `socket`.
+    pub fn origin(&self, socket: &TcpStream) -> Origin {
+        *self.origin.get_or_init(|| Origin::of(socket))
+    }
+
     fn new(place: Place, arrived: &Arrived, tls: bool) -> Self {
         Self {
             place,
@@ -106,6 +113,7 @@ impl Client {
             handed: AtomicBool::new(false),
             stays: AtomicBool::new(false),
             fixed: AtomicBool::new(false),
+            origin: OnceLock::new(),
             moving: Mutex::default(),
         }
     }
@@ -175,8 +183,10 @@ async fn serve_by_tls(
 pub async fn resume(place: Place, loose: Loose, arrived: Arrived) {
     attend(&place.watch).await;
     let limits = place.service.site().http.limits;
-    let client = Arc::new(Client::new(place, &arrived, loose.session.is_some()));
-    client.handed.store(true, Relaxed);
+    let mut client = Client::new(place, &arrived, loose.session.is_some());
+    client.handed = AtomicBool::new(true);
+    client.origin = OnceLock::from(Origin::SentOn);
+    let client = Arc::new(client);
     converse(loose, false, limits, client).await;
 }
 
@@ -209,6 +219,7 @@ async fn converse(mut loose: Loose, h2: bool, limits: Limits, client: Arc<Client
 struct Leaving {
     loose: Loose,
     to: ServerId,
+    flight: InFlight,
 }
 
 /// Gives a connection away, if it is to move. Returns it if that can't be: its request is answered by this connection then.
@@ -222,7 +233,6 @@ async fn leave(leaving: Option<Leaving>, client: &Arc<Client>) -> Option<Loose> 
         Given::Kept(loose) => {
             client.stays.store(true, Relaxed);
             Some(loose)
-    flight: InFlight,
         }
     }
 }

@@ -49,7 +49,7 @@ use tokio::runtime::Builder;
 use tokio::sync::watch::{Receiver, Sender, channel};
 use tokio::time::{sleep, timeout};
 
-pub use self::handoff::{Move, Moved};
+pub use self::handoff::{Move, Moved, Origin};
 use self::handoff::{Moves, director};
 pub use self::site::Plan;
 use self::site::Service;

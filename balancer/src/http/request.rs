@@ -137,7 +137,7 @@ async fn route(
     let mut decision = decide(asker, &parts, &mut view).await;
     let websocket = head::wants_websocket(&parts) && body.is_end_stream();
     if let Route::Handoff(to) = decision.route {
-        if !websocket && can_move(client, &parts) {
+        if !websocket && can_move(client, to, &parts) {
             let head = head::written(&parts);
             // Who drives the connection takes it from here; this request ends unanswered.
             client.moves(Moving {
@@ -205,13 +205,17 @@ async fn route(
     response
 }
 
-/// Whether the connection can move for this request. What is relayed comes by a peer's own connection, and is answered here.
-fn can_move(client: &Client, parts: &Parts) -> bool {
+/// Whether the connection can move to a peer for this request. What is relayed comes by a peer's own connection, and is
+/// answered here.
+fn can_move(client: &Client, to: ServerId, parts: &Parts) -> bool {
     let once = client.stays.swap(false, Relaxed);
+    let service = &client.place.service;
     parts.version == Version::HTTP_11
         && !client.fixed.load(Relaxed)
         && !once
         && !client.watch().is_stuck()
+        && service.director.is_there()
+        && service.handoffs.are_taken_by(to)
         // hyper has taken its first chunks apart already.
         && !parts.headers.contains_key(TRANSFER_ENCODING)
 }
@@ -219,8 +223,6 @@ fn can_move(client: &Client, parts: &Parts) -> bool {
 /// Who answers a request. Just after the start, one that is perhaps for a server that hasn't been heard yet waits for it.
 async fn decide(asker: Asker<'_>, parts: &Parts, view: &mut Arc<View>) -> Decision {
     let head = Head {
-        && service.director.is_there()
-        && service.handoffs.are_taken_by(to)
         method: &parts.method,
         uri: &parts.uri,
         headers: &parts.headers,

@@ -17,6 +17,7 @@ mod director;
 mod give;
 mod loose;
 mod message;
+mod origin;
 mod socket;
 mod take;
 
@@ -27,12 +28,14 @@ pub use self::director::{Director, Move, Moved, Moves, director};
 pub use self::give::{Given, give};
 pub use self::loose::{Loose, Loosen};
 pub use self::message::Seals;
+pub use self::origin::Origin;
+pub use self::socket::kernel;
 pub use self::take::{Handoffs, answer};
 use super::body::RequestBody;
+use super::watch::InFlight;
 use crate::cluster::ServerId;
 
 /// What peers' modules post their messages to.
-use super::watch::InFlight;
 pub const PATH: &str = "/.balancer/handoff";
 
 /// A request for which its connection is to move.
@@ -43,11 +46,11 @@ pub struct Moving {
     pub head: Vec<u8>,
     /// What follows it.
     pub body: RequestBody,
+    /// It is being answered until the connection has moved, or can't.
+    pub flight: InFlight,
 }
 
 /// Whether this is a peer's message, if it comes from a peer.
-    /// It is being answered until the connection has moved, or can't.
-    pub flight: InFlight,
 pub fn is_message(parts: &Parts) -> bool {
     parts.method == Method::POST && parts.uri.path() == PATH
 }

@@ -8,7 +8,7 @@
 //! Segments that came out of order are forgotten, and so is what the old owner had learned of the way to the client (round-trip time, window
 //! of congestion). Explicit congestion notification ends with the move.
 
-mod kernel;
+pub mod kernel;
 #[cfg(test)]
 mod tests;
 
