@@ -93,3 +93,26 @@ impl Moves {
         while self.0.try_recv().is_ok() {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_when_the_daemon_ends_need_not_wait() {
+        let (director, mut moves) = director();
+        let ask = || {
+            let client = ([192, 0, 2, 1], 40_000).into();
+            let server = ([10, 0, 0, 1], 80).into();
+            director.steer(client, server, ServerId(2), Origin::SentOn)
+        };
+        assert!(director.is_there());
+        let end = async {
+            tokio::task::yield_now().await;
+            moves.end();
+        };
+        assert_eq!(tokio::join!(ask(), end).0, Moved::No);
+        assert!(!director.is_there());
+        assert_eq!(ask().await, Moved::No);
+    }
+}
