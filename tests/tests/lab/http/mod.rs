@@ -12,6 +12,7 @@ mod routing;
 mod serving;
 mod sessions;
 
+mod websocket;
 use std::fs;
 use std::process::Command;
 
