@@ -188,6 +188,12 @@ impl Server {
         number(&packets["steered_new"]) + number(&packets["steered_not_ready"])
     }
 
+    /// Requests of its first service that it has counted under this name.
+    pub fn requests(&self, name: &str) -> u64 {
+        let status = self.status();
+        number(&status["services"][0]["requests"][name])
+    }
+
     /// What its daemon says of the peer called `name`: `online`, `silent`, ...
     pub fn sees(&self, name: &str) -> Option<String> {
         let status = self.status();

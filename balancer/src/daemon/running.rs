@@ -115,6 +115,7 @@ impl Running {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let waiting = running.live(prepared, &mut inputs).await;
         log::info!("ending");
+        prepared.http.end_moves();
         if waiting.is_some() || !prepared.options.persist {
             // Nothing more is announced: requests in flight may take longer than what was begun.
             running.links.set_held(BTreeSet::new());
@@ -158,7 +159,7 @@ impl Running {
                     continue;
                 }
                 question = prepared.http.next_move() => {
-                    ("connections that move", self.on_move(prepared, question))
+                    ("connections that move", self.on_move(prepared, question).await)
                 }
                 () = inputs.links.changed() => ("this host's interfaces", self.on_links(prepared).await),
                 Some(collected) = inputs.collected.recv() => {

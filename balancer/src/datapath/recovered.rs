@@ -75,6 +75,12 @@ impl<'a> Ledger<'a> {
         self.view.enter(place, Flow { key, opened_ns }, now.0)
     }
 
+    /// Whether the packets of a flow are sent on.
+    pub fn is_sent_on(&self, flow: &FlowAt) -> bool {
+        let place = self.view.get(flow_hash(&key(flow), self.seed));
+        place.is_some_and(|place| place.peer != NO_PEER)
+    }
+
     /// Has the packets of a flow stay here from now on.
     pub fn keep(&self, flow: &FlowAt) {
         self.view.remove(flow_hash(&key(flow), self.seed));

@@ -85,6 +85,12 @@ impl Keyring {
         }
     }
 
+    /// Secrets for another purpose, made from these keys as [`Self::derive`] does: that of the sealing key first.
+    pub fn secrets(&self, purpose: &[u8; 24]) -> impl Iterator<Item = Zeroizing<[u8; 32]>> {
+        let keys = std::iter::once(&self.sealing).chain(&self.others);
+        keys.map(|key| key.secret(purpose))
+    }
+
     /// The datagram that carries `message`.
     pub fn seal(&self, message: &[u8]) -> Result<Vec<u8>, SealError> {
         let mut datagram = vec![0; HEADER];
@@ -142,13 +148,17 @@ impl Cipher {
         cipher
     }
 
-    /// With a key that is this one's key stream under `nonce`.
     fn derive(&self, nonce: &[u8; 24]) -> Self {
+        Self::new(&Key::from(*self.secret(nonce)))
+    }
+
+    /// This one's key stream under `nonce`.
+    fn secret(&self, nonce: &[u8; 24]) -> Zeroizing<[u8; 32]> {
         let stream = self.aead.encrypt(&XNonce::from(*nonce), &[0; 32][..]);
         let stream = Zeroizing::new(stream.unwrap_or_default());
-        let mut key = [0; 32];
-        key.copy_from_slice(&stream[..32]);
-        Self::new(&Key::from(key))
+        let mut secret = Zeroizing::new([0; 32]);
+        secret.copy_from_slice(&stream[..32]);
+        secret
     }
 
     fn encrypt(&self, header: &[u8], message: &[u8]) -> Vec<u8> {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
@@ -17,14 +17,15 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::handoff::{Given, Loose, Loosen, Moving, give};
+use super::handoff::{Given, Loose, Loosen, Moving, Origin, give};
 use super::head::Introduction;
 use super::link::Link;
+use super::pool::Destination;
 use super::proxy_protocol::{self, Header};
 use super::request;
 use super::stream::ClientStream;
 use super::tls::{Parts, Records, Whole};
-use super::watch::{Order, Watch};
+use super::watch::{InFlight, Order, Watch};
 use super::worker::Place;
 use crate::cluster::ServerId;
 use crate::config::Limits;
@@ -58,14 +59,16 @@ pub struct Client {
     pub tls: bool,
     /// What web servers are told of it.
     pub introduction: Introduction,
-    /// Its own connection to the web server, where that was told of it by the PROXY protocol.
-    pub own_link: Arc<Mutex<Option<Link>>>,
+    /// Its own connection to the web server, where that was told of it by the PROXY protocol, and which web server that is.
+    pub own_link: Arc<Mutex<Option<(Destination, Link)>>>,
     /// Its next request is the one for which a peer has given this server the connection.
     pub handed: AtomicBool,
     /// It couldn't move: its next request is answered through this server.
     pub stays: AtomicBool,
-    /// It can't move at all: TLS 1.2.
+    /// It can't move at all: TLS 1.2, or its packets can't be sent on.
     pub fixed: AtomicBool,
+    /// How its packets get here.
+    origin: OnceLock<Origin>,
     /// The request for which it is to move.
     moving: Mutex<Option<Moving>>,
 }
@@ -96,6 +99,11 @@ impl Client {
         *lock(&self.moving) = Some(moving);
     }
 
+    /// How its packets get here, by `socket`.
+    pub fn origin(&self, socket: &TcpStream) -> Origin {
+        *self.origin.get_or_init(|| Origin::of(socket))
+    }
+
     fn new(place: Place, arrived: &Arrived, tls: bool) -> Self {
         Self {
             place,
@@ -108,6 +116,7 @@ impl Client {
             handed: AtomicBool::new(false),
             stays: AtomicBool::new(false),
             fixed: AtomicBool::new(false),
+            origin: OnceLock::new(),
             moving: Mutex::default(),
         }
     }
@@ -177,8 +186,10 @@ async fn serve_by_tls(
 pub async fn resume(place: Place, loose: Loose, arrived: Arrived) {
     attend(&place.watch).await;
     let limits = place.service.site().http.limits;
-    let client = Arc::new(Client::new(place, &arrived, loose.session.is_some()));
-    client.handed.store(true, Relaxed);
+    let mut client = Client::new(place, &arrived, loose.session.is_some());
+    client.handed = AtomicBool::new(true);
+    client.origin = OnceLock::from(Origin::SentOn);
+    let client = Arc::new(client);
     converse(loose, false, limits, client).await;
 }
 
@@ -211,12 +222,16 @@ async fn converse(mut loose: Loose, h2: bool, limits: Limits, client: Arc<Client
 struct Leaving {
     loose: Loose,
     to: ServerId,
+    flight: InFlight,
 }
 
 /// Gives a connection away, if it is to move. Returns it if that can't be: its request is answered by this connection then.
 async fn leave(leaving: Option<Leaving>, client: &Arc<Client>) -> Option<Loose> {
-    let Leaving { loose, to } = leaving?;
-    match Box::pin(give(client, to, loose)).await {
+    let Leaving { loose, to, flight } = leaving?;
+    let given = Box::pin(give(client, to, loose)).await;
+    // If it stays, the request comes once more.
+    flight.end(true);
+    match given {
         Given::Gone => None,
         Given::Kept(loose) => {
             client.stays.store(true, Relaxed);
@@ -308,8 +323,8 @@ async fn speak<S: Loosen>(
         read.extend_from_slice(&parts.read_buf);
         match parts.io.into_inner().loosen(read).await {
             Ok(loose) => {
-                let to = moving.to;
-                Some(Leaving { loose, to })
+                let Moving { to, flight, .. } = moving;
+                Some(Leaving { loose, to, flight })
             }
             Err(error) => {
                 let text = format!("a connection that was to move is lost: {error:#}");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use super::handoff::kernel::{self, SetSockOpt as _};
 use super::site::Service;
 
 /// Connections that may wait to be taken; the kernel has a limit of its own (`net.core.somaxconn`).
@@ -62,6 +63,8 @@ fn open(port: u16, shared: bool) -> io::Result<TcpListener> {
         }
         // What connections get from their listener costs none of them a system call.
         prepare(&socket)?;
+        // How a connection's first packet came tells whether it can move. Where the kernel can't (before 5.10), none moves.
+        let _ = kernel::TcpSaveSyn.set(&socket, &kernel::FROM_ETHERNET);
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(TcpListener::from(socket))

@@ -49,7 +49,7 @@ use tokio::runtime::Builder;
 use tokio::sync::watch::{Receiver, Sender, channel};
 use tokio::time::{sleep, timeout};
 
-pub use self::handoff::{Move, Moved};
+pub use self::handoff::{Move, Moved, Origin};
 use self::handoff::{Moves, director};
 pub use self::site::Plan;
 use self::site::Service;
@@ -137,6 +137,11 @@ impl Module {
     /// Which connection's packets are to get to another server.
     pub async fn next_move(&mut self) -> Move {
         self.moves.next().await
+    }
+
+    /// No connection moves any more, as the daemon takes no further question.
+    pub fn end_moves(&mut self) {
+        self.moves.end();
     }
 
     /// While it finishes, each answer is its connection's last.

@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::link::Link;
 use super::stream::Transport;
-use super::tls::Tls;
+use super::tls::{self, Tls};
 use crate::cluster::Timestamp;
 use crate::exchange::clock;
 
@@ -58,7 +58,7 @@ pub enum Home {
     /// To those that wait for anybody's request.
     Pool(Arc<Pool>, Destination),
     /// To the client that it was opened for.
-    Client(Arc<Mutex<Option<Link>>>),
+    Client(Arc<Mutex<Option<(Destination, Link)>>>, Destination),
 }
 
 struct Waiting {
@@ -87,12 +87,12 @@ impl Destination {
         if !address.ip().is_loopback() {
             notice_death(&stream)?;
         }
-        let Some(tls) = tls else {
+        let Some(towards_peers) = tls else {
             return Ok(Transport::Tcp(stream));
         };
-        // No name: it is known by its certificate.
-        let name = ServerName::IpAddress(address.ip().into());
-        let stream = tls.connector.connect(name, stream).await?;
+        let name = ServerName::try_from(tls::NAME).map_err(io::Error::other)?;
+        let connector = &towards_peers.connector;
+        let stream = connector.connect(name, stream).await?;
         Ok(Transport::Tls(Box::new(stream)))
     }
 }
@@ -124,8 +124,8 @@ impl Home {
     pub fn put(self, link: Link) {
         match self {
             Self::Pool(pool, destination) => pool.put(destination, link),
-            Self::Client(place) => {
-                *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
+            Self::Client(place, destination) => {
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = Some((destination, link));
             }
         }
     }

@@ -58,7 +58,9 @@ pub async fn answer(
     if only_head {
         response.body_mut().leave_text();
     }
-    if client.place.worker.is_finishing() && version < Version::HTTP_2 {
+    // What a 101 says of its connection is that it is a WebSocket's.
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if client.place.worker.is_finishing() && version < Version::HTTP_2 && !upgraded {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
@@ -135,10 +137,15 @@ async fn route(
     let mut decision = decide(asker, &parts, &mut view).await;
     let websocket = head::wants_websocket(&parts) && body.is_end_stream();
     if let Route::Handoff(to) = decision.route {
-        if !websocket && can_move(client, &parts) {
+        if !websocket && can_move(client, to, &parts) {
             let head = head::written(&parts);
             // Who drives the connection takes it from here; this request ends unanswered.
-            client.moves(Moving { to, head, body });
+            client.moves(Moving {
+                to,
+                head,
+                body,
+                flight,
+            });
             match pending::<Infallible>().await {}
         }
         decision.route = Route::Relay(to);
@@ -198,13 +205,17 @@ async fn route(
     response
 }
 
-/// Whether the connection can move for this request. What is relayed comes by a peer's own connection, and is answered here.
-fn can_move(client: &Client, parts: &Parts) -> bool {
+/// Whether the connection can move to a peer for this request. What is relayed comes by a peer's own connection, and is
+/// answered here.
+fn can_move(client: &Client, to: ServerId, parts: &Parts) -> bool {
     let once = client.stays.swap(false, Relaxed);
+    let service = &client.place.service;
     parts.version == Version::HTTP_11
         && !client.fixed.load(Relaxed)
         && !once
         && !client.watch().is_stuck()
+        && service.director.is_there()
+        && service.handoffs.are_taken_by(to)
         // hyper has taken its first chunks apart already.
         && !parts.headers.contains_key(TRANSFER_ENCODING)
 }

@@ -128,7 +128,7 @@ pub async fn send(
         // Over a proxy's or a peer's connection come requests of many clients.
         asker
             .is_its_client()
-            .then(|| Home::Client(client.own_link.clone()))
+            .then(|| Home::Client(client.own_link.clone(), destination.clone()))
     } else {
         let pool = client.place.worker.pool.clone();
         Some(Home::Pool(pool, destination.clone()))
@@ -230,7 +230,10 @@ async fn waiting(asker: Asker<'_>, destination: &Destination) -> Option<Link> {
             .own_link
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let mut link = own.take_if(|_| asker.is_its_client());
+        // One to the web server of a configuration before this one is closed.
+        let waiting = own.take_if(|_| asker.is_its_client());
+        let waiting = waiting.filter(|(to, _)| to == destination);
+        let mut link = waiting.map(|(_, link)| link);
         Poll::Ready(link.take_if(|link| link.drive(context)))
     })
     .await

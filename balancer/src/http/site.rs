@@ -14,7 +14,7 @@ use super::pool::Destination;
 use super::route::Router;
 use super::tally::Tally;
 use super::ticket::Tickets;
-use super::tls::{self, Tls};
+use super::tls::{self, PeerKeys, Tls};
 use super::view::{Server, View};
 use super::watch::Patience;
 use crate::cluster::ServerId;
@@ -76,8 +76,10 @@ impl Plan {
     pub fn new(config: &Config, keyring: &Keyring) -> Result<Self> {
         let seals = Arc::new(Seals::new(keyring));
         let handoffs = Arc::new(handoff::Seals::new(keyring));
+        let keys = PeerKeys::new(keyring)?;
         let site = |http: &Http| {
-            let site = Site::new(http, Tickets::new(keyring), seals.clone(), handoffs.clone())
+            let tickets = Tickets::new(keyring);
+            let site = Site::new(http, tickets, seals.clone(), handoffs.clone(), &keys)
                 .with_context(|| format!("the [[http]] of {}", http.service))?;
             Ok((http.service.clone(), Arc::new(site)))
         };
@@ -192,6 +194,7 @@ impl Site {
         tickets: Tickets,
         seals: Arc<Seals>,
         handoffs: Arc<handoff::Seals>,
+        keys: &Arc<PeerKeys>,
     ) -> Result<Self> {
         let pairs = http.certificates.iter();
         let pairs = pairs.map(|pair| (pair.certificate.as_path(), pair.key.as_path()));
@@ -204,7 +207,7 @@ impl Site {
             tls: if http.certificates.is_empty() {
                 None
             } else {
-                Some(tls::load(pairs)?)
+                Some(Tls::new(tls::load(pairs)?, keys)?)
             },
             router: Router::new(http.clone(), tickets),
             seals,

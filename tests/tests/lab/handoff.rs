@@ -47,8 +47,10 @@ fn start() -> Option<Lab> {
         rules += &rule(&number.to_string(), &format!("[\"web{number}\"]"));
     }
     rules += &rule("either", "[\"web2\", \"web3\"]");
+    rules += &rule("bank", "[\"web2\", \"web3\"]");
+    rules += "stateful = {}\n";
     for server in lab.servers() {
-        for name in ["1", "2", "3", "either"] {
+        for name in ["1", "2", "3", "either", "bank"] {
             let dir = server.dir().join(name);
             fs::create_dir_all(&dir).unwrap();
             for size in [1_000, 100_000, 1_000_000, LARGE] {
@@ -93,6 +95,7 @@ fn downloads_move_one_after_the_other() {
         bytes.0 < bytes.1 / 50,
         "the first server has sent {bytes:?}"
     );
+    assert_eq!(moves(&lab), (200, 0));
     no_damage(&lab);
 }
 
@@ -116,7 +119,8 @@ fn downloads_move_fifty_at_a_time() {
     ));
     assert_eq!(sums, all);
     let bytes = sent(lab.server(1)) - before;
-    // The client's acknowledgements: each is sent on.
+    assert_eq!(moves(&lab), (50, 0));
+    // The client's acknowledgements, one for two segments, as it merges none: each is sent on, 66 bytes for 2,896.
     assert!(
         bytes < 50 * LARGE as u64 / 25,
         "the first server has sent {bytes} bytes"
@@ -144,6 +148,7 @@ fn a_connection_moves_nine_times() {
             .collect();
         assert_eq!(told.lines().collect::<Vec<_>>(), expected, "round {round}");
     }
+    assert_eq!(moves(&lab), (90, 0));
     no_damage(&lab);
 }
 
@@ -165,6 +170,7 @@ fn the_last_server_of_a_connection_has_it() {
                 .eq([format!("web{number}")])
         });
     }
+    assert_eq!(moves(&lab), (4, 0));
     no_damage(&lab);
 }
 
@@ -172,16 +178,16 @@ fn the_last_server_of_a_connection_has_it() {
 fn uploads_move_while_they_arrive() {
     let Some(lab) = start() else { return };
     let (file, url) = (lab.dir().join("upload"), url(&lab, "/upload"));
-    fs::write(&file, content(4_000_000)).unwrap();
+    fs::write(&file, content(1_000_000)).unwrap();
     let stored = sums(
         &lab,
-        20,
+        100,
         &format!(
             "curl -s --max-time 20 --data-binary @{} -H Expect: {url}",
             file.display()
         ),
     );
-    assert_eq!(stored, BTreeMap::from([("stored".to_owned(), 20)]));
+    assert_eq!(stored, BTreeMap::from([("stored".to_owned(), 100)]));
     // Whole, and there, not here.
     let uploads = |number| {
         let dir = lab.server(number).dir().join("uploads");
@@ -190,9 +196,11 @@ fn uploads_move_while_they_arrive() {
             .map(|file| fs::read(file.unwrap().path()).unwrap())
             .collect::<Vec<_>>()
     };
-    assert_eq!(uploads(3).len(), 20);
-    assert!(uploads(3).iter().all(|bytes| *bytes == content(4_000_000)));
+    let (there, whole) = (uploads(3), content(1_000_000));
+    assert_eq!(there.len(), 100);
+    assert!(there.iter().all(|bytes| *bytes == whole));
     assert!(uploads(1).is_empty());
+    assert_eq!(moves(&lab), (100, 0));
     no_damage(&lab);
 }
 
@@ -212,14 +220,22 @@ fn a_lossy_way_loses_nothing() {
         30,
         &format!("curl -s --max-time 20 {url} | sha256sum"),
     );
-    assert_eq!(sums.into_values().collect::<Vec<_>>(), [30]);
+    let reference = lab.client.shell(&format!(
+        "sha256sum < {}",
+        lab.server(3).dir().join("3/1000000").display()
+    ));
+    let reference = reference.trim_end().to_owned();
+    assert_eq!(sums, BTreeMap::from([(reference, 30)]));
+    assert_eq!(moves(&lab), (30, 0));
 }
 
 #[test]
 fn a_port_that_is_used_again_is_a_new_connection() {
     let Some(lab) = start() else { return };
+    let mut moved = 0;
     for turn in 0..60 {
         let number = 1 + turn % 3;
+        moved += u64::from(number != 1 || turn % 4 == 3);
         let mut stream = connect(&lab, 40_000);
         let path = format!("/{number}/1000");
         if turn % 4 == 3 {
@@ -238,6 +254,12 @@ fn a_port_that_is_used_again_is_a_new_connection() {
             "turn {turn}"
         );
     }
+    // More, if the first packet went where the port's last connection had moved.
+    let (counted, failed) = moves(&lab);
+    assert!(
+        counted >= moved && failed == 0,
+        "{counted} of {moved}, {failed} failed"
+    );
 }
 
 #[test]
@@ -266,8 +288,18 @@ fn a_peer_that_does_not_answer_costs_no_request() {
     });
     no_damage(&lab);
 
-    // Dead: what both could answer the other one does.
+    // Dead, and nobody knows it yet: what both could answer the other one does.
     lab.switch.shell("ip link set web3 down");
+    let answers: Vec<_> = thread::scope(|scope| {
+        let ask = || ask("/either/100000");
+        let asked: Vec<_> = (0..6).map(|_| scope.spawn(ask)).collect();
+        let answers = asked.into_iter().map(|asked| asked.join().unwrap());
+        answers.collect()
+    });
+    for answer in &answers {
+        assert_eq!((answer.status, answer.size), (200, 100_000), "{answers:?}");
+        assert_eq!(answer.server, "web2", "{answers:?}");
+    }
     until("its peers notice", PATIENCE, || {
         lab.server(1).sees("web3").as_deref() != Some("online")
     });
@@ -275,6 +307,277 @@ fn a_peer_that_does_not_answer_costs_no_request() {
         let answer = ask("/either/100000");
         assert_eq!((answer.status, answer.server.as_str()), (200, "web2"));
     }
+}
+
+#[test]
+fn a_daemon_that_is_killed_spoils_no_answer() {
+    let Some(mut lab) = start() else { return };
+    let file = lab.server(3).dir().join("either/100000");
+    let whole = lab.client.shell(&format!("sha256sum < {}", file.display()));
+    // With what curl made of it: an answer of the one that is killed may break off, but curl knows.
+    let script = format!(
+        "for i in $(seq 60); do curl -sf --max-time 10 -o {dir}/got-$0-$i {url} && sha256sum < {dir}/got-$0-$i; done",
+        dir = lab.dir().display(),
+        url = url(&lab, "/either/100000")
+    );
+    let asked: Vec<_> = (0..4)
+        .map(|number: u8| {
+            let mut command = lab.client.command("sh");
+            command.args(["-c", &script, &number.to_string()]);
+            lab.client.spawn(move || command.output().unwrap())
+        })
+        .collect();
+    until("connections move to web3", PATIENCE, || {
+        lab.server(3).requests("of_peers") > 10
+    });
+    lab.server_mut(3).end_balancer(Signal::SIGKILL);
+    let text: String = asked
+        .into_iter()
+        .map(|asked| String::from_utf8(asked.join().unwrap().stdout).unwrap())
+        .collect();
+    assert!(text.lines().all(|sum| sum == whole.trim_end()), "{text}");
+    // Those that were at web3, one a client at most, and those that it had accepted when it was killed.
+    let answered = text.lines().count();
+    assert!(answered >= 240 - 8, "{answered} of 240");
+    no_wrong_checksums(&lab);
+}
+
+#[test]
+fn peers_that_take_no_connection_cost_no_request() {
+    let Some(lab) = start() else { return };
+    // It drains, and nobody else has that.
+    assert_eq!(lab.server(3).ask(&["drain"]).code, Some(0));
+    until("its peers notice", PATIENCE, || {
+        let told = lab
+            .server(1)
+            .json(&["explain", "http", "GET", "http://lab:8000/3/1000"]);
+        told["reason"]
+            .to_string()
+            .contains("no dedicated server is ready")
+    });
+    let file = lab.dir().join("answers");
+    let told = lab.client.shell(&format!(
+        "curl -s --max-time 20 -o {} -w '%{{http_code}} %{{num_connects}} %header{{x-server}}\n' '{}?[1-150]'",
+        file.display(),
+        url(&lab, "/3/1000")
+    ));
+    let mut expected = vec!["200 0 web3"; 150];
+    expected[0] = "200 1 web3";
+    assert_eq!(told.lines().collect::<Vec<_>>(), expected);
+    // It isn't asked again and again.
+    let (moved, failed) = moves(&lab);
+    assert!(moved == 0 && (1..20).contains(&failed), "{moved} {failed}");
+    assert_eq!(lab.server(3).ask(&["undrain"]).code, Some(0));
+    until("connections move there again", PATIENCE, || {
+        lab.client.curl(&url(&lab, "/3/1000"), &[]);
+        moves(&lab).0 > 0
+    });
+    no_damage(&lab);
+}
+
+#[test]
+fn what_a_full_peer_has_no_room_for_is_relayed() {
+    let Some(mut lab) = start() else { return };
+    // Room for two connections in each of its threads.
+    let count = thread::available_parallelism().unwrap().get();
+    let full = fs::read_to_string(lab.dir().join("balancer.toml")).unwrap().replace(
+        "backend = \"127.0.0.1:80\"\n",
+        &format!("backend = \"127.0.0.1:80\"\nlimits = {{ connections = {} }}\ntimeouts = {{ header = \"2s\" }}\n", 2 * count),
+    );
+    let config = lab.config(&full);
+    lab.server_mut(3).end_balancer(Signal::SIGTERM);
+    lab.server_mut(3)
+        .attach(&["--config", &config, "--mode", "native"]);
+    lab.wait_for_peers();
+    let held = lab.client.enter(|| {
+        let open = |_| std::net::TcpStream::connect((lab.server(3).address(), 8000)).unwrap();
+        (0..40).map(open).collect::<Vec<_>>()
+    });
+    thread::sleep(Duration::from_millis(100));
+    let answers: Vec<_> = thread::scope(|scope| {
+        let ask = || lab.client.curl(&url(&lab, "/3/100000"), &[]);
+        let asked: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        thread::sleep(Duration::from_secs(1));
+        drop(held);
+        let answers = asked.into_iter().map(|asked| asked.join().unwrap());
+        answers.collect()
+    });
+    for answer in &answers {
+        assert_eq!((answer.status, answer.size), (200, 100_000), "{answers:?}");
+        assert_eq!(answer.server, "web3", "{answers:?}");
+    }
+    let (moved, failed) = moves(&lab);
+    assert!(moved == 0 && failed > 0, "{moved} {failed}");
+    no_damage(&lab);
+}
+
+#[test]
+fn servers_as_clients_are_relayed() {
+    let Some(lab) = start() else { return };
+    let url = url(&lab, "/3/100000");
+    for number in [1, 2, 3] {
+        for _ in 0..2 {
+            let answer = lab.server(number).host.curl(&url, &[]);
+            let told = (answer.status, answer.size, answer.server.as_str());
+            assert_eq!(told, (200, 100_000, "web3"), "web{number}");
+        }
+    }
+    assert_eq!(moves(&lab), (0, 6));
+    // Nobody else suffers for it.
+    assert_eq!(lab.client.curl(&url, &[]).server, "web3");
+    assert_eq!(moves(&lab), (1, 6));
+}
+
+#[test]
+fn clients_by_an_interface_without_balancer_are_relayed() {
+    let Some(lab) = start() else { return };
+    let server = lab.server(1);
+    // Answers go by the other one, so that the way back tells nothing.
+    server.host.shell(&format!(
+        "ip link add other type veth peer name other netns {}
+         ip address add 10.88.0.1/24 dev other; ip link set other up
+         sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.other.rp_filter=0",
+        lab.client.namespace()
+    ));
+    lab.client.shell(&format!(
+        "ip address add 10.88.0.2/24 dev other; ip link set other up
+         ip route add {} via 10.88.0.1 dev other src {}",
+        server.address(),
+        lab.client.address()
+    ));
+    let told = lab.client.shell(&format!(
+        "curl -s --max-time 20 -o /dev/null -o /dev/null -o /dev/null -w '%{{http_code}} %{{size_download}} %{{num_connects}} %header{{x-server}}\n' {0} {0} {0}",
+        url(&lab, "/3/100000")
+    ));
+    let expected = [
+        "200 100000 1 web3",
+        "200 100000 0 web3",
+        "200 100000 0 web3",
+    ];
+    assert_eq!(told.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(moves(&lab), (0, 1), "it is tried once on a connection");
+    no_damage(&lab);
+}
+
+#[test]
+fn connections_by_ipv6_move() {
+    let Some(lab) = start() else { return };
+    let base = format!("http://[{}]:8000", lab.server(1).host.address_v6());
+    let whole = reference(&lab);
+    let sums = sums(
+        &lab,
+        10,
+        &format!("curl -s --max-time 20 {base}/3/{LARGE} | sha256sum"),
+    );
+    assert_eq!(sums, BTreeMap::from([(whole, 10)]));
+    assert_eq!(moves(&lab), (10, 0));
+    let told = lab.client.shell(&format!(
+        "curl -s --max-time 20 -w '%{{num_connects}} %header{{x-server}}\n' -o /dev/null {base}/3/1000 \
+              -o /dev/null {base}/2/1000 -o /dev/null {base}/1/1000 -o /dev/null {base}/3/1000"
+    ));
+    assert_eq!(told, "1 web3\n0 web2\n0 web1\n0 web3\n");
+    assert_eq!(moves(&lab), (14, 0));
+    no_damage(&lab);
+}
+
+#[test]
+fn connections_of_a_caretaker_move() {
+    let Some(lab) = start() else { return };
+    lab.switch.shell("ip link set web1 down");
+    let mut caretaker = String::new();
+    until("another one answers for web1", PATIENCE, || {
+        let answer = lab.client.curl(&url(&lab, "/"), &["--max-time", "1"]);
+        caretaker = answer.server;
+        answer.status == 200
+    });
+    let before = moves(&lab);
+    for number in [2, 3] {
+        for _ in 0..5 {
+            let answer = lab
+                .client
+                .curl(&url(&lab, &format!("/{number}/100000")), &[]);
+            let told = (answer.status, answer.size, answer.server);
+            assert_eq!(told, (200, 100_000, format!("web{number}")), "{caretaker}");
+        }
+    }
+    let moved = moves(&lab);
+    assert_eq!((moved.0 - before.0, moved.1), (5, before.1), "{caretaker}");
+}
+
+#[test]
+fn requests_behind_the_one_that_moves_move_with_it() {
+    let Some(lab) = start() else { return };
+    let mut stream = connect(&lab, 0);
+    let order = [3, 2, 2, 1, 3];
+    let requests: String = order
+        .map(|number| format!("GET /{number}/100000 HTTP/1.1\r\nHost: lab\r\n\r\n"))
+        .concat();
+    stream.write_all(requests.as_bytes()).unwrap();
+    for number in order {
+        let (server, body) = answer(&mut stream);
+        assert_eq!(server, format!("web{number}"));
+        assert!(body == content(100_000), "of web{number}");
+    }
+    assert_eq!(moves(&lab), (4, 0));
+    no_damage(&lab);
+}
+
+#[test]
+fn an_upload_that_waits_for_leave_moves() {
+    let Some(lab) = start() else { return };
+    let file = lab.dir().join("upload");
+    fs::write(&file, content(1_000_000)).unwrap();
+    let told = lab.client.shell(&format!(
+        "for i in $(seq 5); do
+             curl -s --max-time 20 --expect100-timeout 15 -w ' %{{time_total}}\n' --data-binary @{} -H 'Expect: 100-continue' {}
+         done",
+        file.display(),
+        url(&lab, "/upload")
+    ));
+    assert_eq!(told.lines().count(), 5, "{told}");
+    for line in told.lines() {
+        let seconds = line.strip_prefix("stored ").map(str::parse::<f64>);
+        assert!(
+            matches!(seconds, Some(Ok(seconds)) if seconds < 5.0),
+            "{told}"
+        );
+    }
+    assert_eq!(moves(&lab), (5, 0));
+    let files = fs::read_dir(lab.server(3).dir().join("uploads")).unwrap();
+    for file in files {
+        assert!(fs::read(file.unwrap().path()).unwrap() == content(1_000_000));
+    }
+    no_damage(&lab);
+}
+
+#[test]
+fn a_transaction_moves_to_its_server() {
+    let Some(lab) = start() else { return };
+    let jar = lab.dir().join("jar").display().to_string();
+    let ask = |path: &str| {
+        let jar = ["-b", jar.as_str(), "-c", jar.as_str()];
+        lab.client.curl(&url(&lab, path), &jar)
+    };
+    let home = ask("/bank/").server;
+    assert!(["web2", "web3"].contains(&home.as_str()), "{home}");
+    for _ in 0..9 {
+        let answer = ask("/bank/1000");
+        assert_eq!(
+            (answer.size, answer.server.as_str()),
+            (1_000, home.as_str())
+        );
+    }
+    assert_eq!(moves(&lab), (10, 0));
+    no_damage(&lab);
+}
+
+/// Connections that have moved, and those that couldn't, of all servers.
+fn moves(lab: &Lab) -> (u64, u64) {
+    let count = |name: &str| {
+        let servers = lab.servers().iter();
+        servers.map(|server| server.requests(name)).sum()
+    };
+    (count("handed_off"), count("handoff_failed"))
 }
 
 /// What a shell command prints, run so many times in a row by the client, and how often.
@@ -319,6 +622,12 @@ fn sent(server: &Server) -> u64 {
 
 /// No host has received a wrong checksum, and the client no reset.
 fn no_damage(lab: &Lab) {
+    no_wrong_checksums(lab);
+    let resets = lab.client.shell("nft list chain inet resets in");
+    assert!(resets.contains("counter packets 0 "), "{resets}");
+}
+
+fn no_wrong_checksums(lab: &Lab) {
     let hosts = lab.servers().iter().map(|server| &server.host);
     for host in hosts.chain([&lab.client]) {
         let counters = host.shell("nstat -asz TcpInCsumErrors IpInHdrErrors");
@@ -327,8 +636,6 @@ fn no_damage(lab: &Lab) {
             assert_eq!(count, Some("0"), "{}: {line}", host.label());
         }
     }
-    let resets = lab.client.shell("nft list chain inet resets in");
-    assert!(resets.contains("counter packets 0 "), "{resets}");
 }
 
 /// A connection of the client's to the first server, from a port of its own unless that is 0.
@@ -360,6 +667,15 @@ fn get(stream: &mut std::net::TcpStream, path: &str, connection: &str) -> (Strin
         "GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: {connection}\r\n\r\n"
     )
     .unwrap();
+    let told = answer(stream);
+    if connection == "close" {
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    }
+    told
+}
+
+/// Who answers, and what.
+fn answer(stream: &mut std::net::TcpStream) -> (String, Vec<u8>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -376,8 +692,5 @@ fn get(stream: &mut std::net::TcpStream, path: &str, connection: &str) -> (Strin
     };
     let mut body = vec![0; header("content-length:").parse().unwrap()];
     stream.read_exact(&mut body).unwrap();
-    if connection == "close" {
-        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
-    }
     (header("x-server:").to_owned(), body)
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::origin::Origin;
 use crate::cluster::ServerId;
 
 /// Questions that may wait for the daemon.
@@ -18,6 +19,8 @@ pub struct Move {
     pub server: SocketAddr,
     /// Who is to get them.
     pub to: ServerId,
+    /// How they get here, if they do.
+    pub origin: Origin,
     /// Who waits for the answer.
     pub done: oneshot::Sender<Moved>,
 }
@@ -48,18 +51,30 @@ pub fn director() -> (Director, Moves) {
 
 impl Director {
     /// Has the packets of a connection sent on to `to`.
-    pub async fn steer(&self, client: SocketAddr, server: SocketAddr, to: ServerId) -> Moved {
+    pub async fn steer(
+        &self,
+        client: SocketAddr,
+        server: SocketAddr,
+        to: ServerId,
+        origin: Origin,
+    ) -> Moved {
         let (done, answer) = oneshot::channel();
         let question = Move {
             client,
             server,
             to,
+            origin,
             done,
         };
         if self.0.send(question).await.is_err() {
             return Moved::No;
         }
         answer.await.unwrap_or(Moved::No)
+    }
+
+    /// Whether the daemon answers.
+    pub fn is_there(&self) -> bool {
+        !self.0.is_closed()
     }
 }
 
@@ -70,5 +85,34 @@ impl Moves {
             Some(question) => question,
             None => pending().await,
         }
+    }
+
+    /// Answers no further question, nor those that wait: nothing moves any more.
+    pub fn end(&mut self) {
+        self.0.close();
+        while self.0.try_recv().is_ok() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_when_the_daemon_ends_need_not_wait() {
+        let (director, mut moves) = director();
+        let ask = || {
+            let client = ([192, 0, 2, 1], 40_000).into();
+            let server = ([10, 0, 0, 1], 80).into();
+            director.steer(client, server, ServerId(2), Origin::SentOn)
+        };
+        assert!(director.is_there());
+        let end = async {
+            tokio::task::yield_now().await;
+            moves.end();
+        };
+        assert_eq!(tokio::join!(ask(), end).0, Moved::No);
+        assert!(!director.is_there());
+        assert_eq!(ask().await, Moved::No);
     }
 }

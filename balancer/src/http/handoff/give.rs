@@ -3,9 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::Bytes;
 use hyper::{Method, Request, StatusCode};
 use tokio::net::TcpStream;
@@ -15,6 +16,7 @@ use super::PATH;
 use super::director::Moved;
 use super::loose::Loose;
 use super::message::{Message, Offer};
+use super::origin::Origin;
 use super::socket::{Frozen, Snapshot};
 use crate::cluster::ServerId;
 use crate::http::body::RequestBody;
@@ -49,6 +51,7 @@ pub async fn give(client: &Arc<Client>, to: ServerId, loose: Loose) -> Given {
         read,
         session,
     } = loose;
+    let origin = client.origin(&socket);
     let frozen = socket.into_std().map(Frozen::freeze);
     let (frozen, snapshot) = match frozen {
         Ok(Ok(frozen)) => frozen,
@@ -61,37 +64,64 @@ pub async fn give(client: &Arc<Client>, to: ServerId, loose: Loose) -> Given {
     let ends = (snapshot.client(), snapshot.server());
     let moved = timeout(
         PATIENCE,
-        move_to(client, to, snapshot, &read, session.as_ref()),
+        move_to(client, to, snapshot, origin, &read, session.as_ref()),
     )
     .await;
-    let moved = moved.unwrap_or_else(|_| bail!("it takes more than {} ms", PATIENCE.as_millis()));
+    let moved = moved.unwrap_or_else(|_| {
+        let text = format!("it takes more than {} ms", PATIENCE.as_millis());
+        Err(Obstacle::Time(anyhow!(text)))
+    });
     let number = match moved {
         Ok(number) => number,
-        Err(error) => {
+        Err(obstacle) => {
+            let error = match obstacle {
+                Obstacle::Peer(error) => {
+                    service.handoffs.on_untaken(to);
+                    error
+                }
+                Obstacle::Time(error) => error,
+                Obstacle::Connection(error) => {
+                    client.fixed.store(true, Relaxed);
+                    error
+                }
+            };
             service.warn(&format!("a connection can't move: {error:#}"));
             service.tally.count_handoff(false);
             let own = service.view().own.id;
             // Whatever has become of it before.
-            let _ = timeout(PATIENCE, steer(client, ends, own)).await;
+            let _ = timeout(PATIENCE, steer(client, ends, own, origin)).await;
             return kept(client, frozen.thaw(), read, session);
         }
     };
-    service.handoffs.linger(ends, frozen);
+    service.handoffs.linger(ends, number, frozen);
     let service = service.clone();
     let client = client.clone();
     // It is the peer's from now on, whatever comes.
-    for _ in 0..TRIES {
+    for turn in 0..TRIES {
         let told = timeout(PATIENCE, ask(&client, to, &Message::Go(number))).await;
-        if matches!(told, Ok(Ok(()))) {
+        let Ok(Ok(status)) = told else { continue };
+        // It isn't waiting there any more: it was told, and its answer came late.
+        let late = turn > 0 && status == StatusCode::NOT_FOUND;
+        if status == StatusCode::NO_CONTENT || late {
             service.tally.count_handoff(true);
             break;
         }
     }
     tokio::spawn(async move {
         sleep(LINGER).await;
-        service.handoffs.bury(ends);
+        service.handoffs.bury(ends, number);
     });
     Given::Gone
+}
+
+/// Why a connection doesn't move.
+enum Obstacle {
+    /// The peer doesn't take it.
+    Peer(anyhow::Error),
+    /// It isn't done in time. A peer that has much to do has less of the next one if that moves than if it is relayed.
+    Time(anyhow::Error),
+    /// It is one that can't: its packets can't be sent on, say.
+    Connection(anyhow::Error),
 }
 
 /// Has the peer ready, and the packets sent there. Returns the connection's number.
@@ -99,9 +129,10 @@ async fn move_to(
     client: &Arc<Client>,
     to: ServerId,
     snapshot: Snapshot,
+    origin: Origin,
     read: &[u8],
     session: Option<&Session>,
-) -> Result<u64> {
+) -> Result<u64, Obstacle> {
     let ends = (snapshot.client(), snapshot.server());
     let number = fastrand::u64(..);
     let offer = Offer {
@@ -111,8 +142,17 @@ async fn move_to(
         session: session.cloned(),
         client: client.address,
     };
-    ask(client, to, &Message::Take(Box::new(offer))).await?;
-    steer(client, ends, to).await?;
+    let taken = ask(client, to, &Message::Take(Box::new(offer))).await;
+    match taken.map_err(Obstacle::Peer)? {
+        StatusCode::NO_CONTENT => {}
+        StatusCode::CONFLICT => {
+            let text = "the peer can't make it anew: its log says why";
+            return Err(Obstacle::Connection(anyhow!(text)));
+        }
+        status => return Err(Obstacle::Peer(anyhow!("it answers {status}"))),
+    }
+    let steered = steer(client, ends, to, origin).await;
+    steered.map_err(Obstacle::Connection)?;
     Ok(number)
 }
 
@@ -121,8 +161,10 @@ async fn steer(
     client: &Arc<Client>,
     (from, at): (SocketAddr, SocketAddr),
     to: ServerId,
+    origin: Origin,
 ) -> Result<()> {
-    match client.place.service.director.steer(from, at, to).await {
+    let director = &client.place.service.director;
+    match director.steer(from, at, to, origin).await {
         Moved::Done => Ok(()),
         Moved::No => bail!("its packets can't be sent on"),
         Moved::Elsewhere(director) => {
@@ -131,13 +173,16 @@ async fn steer(
                 server: at,
                 to,
             };
-            ask(client, director, &message).await
+            match ask(client, director, &message).await? {
+                StatusCode::NO_CONTENT => Ok(()),
+                status => bail!("who gets its packets answers {status}"),
+            }
         }
     }
 }
 
-/// Asks a peer's module for something.
-async fn ask(client: &Arc<Client>, peer: ServerId, message: &Message) -> Result<()> {
+/// Asks a peer's module for something. 204: it is done.
+async fn ask(client: &Arc<Client>, peer: ServerId, message: &Message) -> Result<StatusCode> {
     let service = &client.place.service;
     let site = service.site();
     let view = service.view();
@@ -162,13 +207,9 @@ async fn ask(client: &Arc<Client>, peer: ServerId, message: &Message) -> Result<
     let host = destination_host(&destination);
     request.headers_mut().insert(hyper::header::HOST, host);
     let response = link.ask(request).await.map_err(|lost| lost.error)?;
-    match response.status() {
-        StatusCode::NO_CONTENT => {
-            pool.put(destination, link);
-            Ok(())
-        }
-        status => bail!("{} answers {status}", peer.name),
-    }
+    // No answer has a body.
+    pool.put(destination, link);
+    Ok(response.status())
 }
 
 fn destination_host(destination: &Destination) -> hyper::header::HeaderValue {

@@ -17,6 +17,7 @@ mod director;
 mod give;
 mod loose;
 mod message;
+mod origin;
 mod socket;
 mod take;
 
@@ -27,8 +28,11 @@ pub use self::director::{Director, Move, Moved, Moves, director};
 pub use self::give::{Given, give};
 pub use self::loose::{Loose, Loosen};
 pub use self::message::Seals;
+pub use self::origin::Origin;
+pub use self::socket::kernel;
 pub use self::take::{Handoffs, answer};
 use super::body::RequestBody;
+use super::watch::InFlight;
 use crate::cluster::ServerId;
 
 /// What peers' modules post their messages to.
@@ -42,6 +46,8 @@ pub struct Moving {
     pub head: Vec<u8>,
     /// What follows it.
     pub body: RequestBody,
+    /// It is being answered until the connection has moved, or can't.
+    pub flight: InFlight,
 }
 
 /// Whether this is a peer's message, if it comes from a peer.

@@ -2,13 +2,13 @@
 //!
 //! The old owner [freezes](Frozen::freeze) it, the new one [restores](Restored::restore) it, the old one drops what it has, and only
 //! then the new one [starts](Restored::start). Between freezing and starting neither server says a word on it: all that the client
-//! sends is dropped by a socket filter, so the client sends it again. Before the connection is frozen its packets must
-//! be on their way to the new owner, else the old one's kernel answers them with a reset.
+//! sends is dropped by a socket filter, so the client sends it again. What is frozen must be kept until the packets, and those that
+//! were on their way before, go to the new owner, else the old one's kernel answers them with a reset.
 //!
 //! Segments that came out of order are forgotten, and so is what the old owner had learned of the way to the client (round-trip time, window
 //! of congestion). Explicit congestion notification ends with the move.
 
-mod kernel;
+pub mod kernel;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +33,9 @@ const MAX_WINDOW: u32 = 16 << 20;
 
 /// The least that the kernel takes a buffer for what is written at once, in bytes.
 const MIN_BUFFER: usize = 64 << 10;
+
+/// How often a connection is looked at until it holds still.
+const LOOKS: usize = 5;
 
 /// The program of a socket filter (`SO_ATTACH_FILTER`): "return 0 bytes of the packet" drops it, before TCP sees it.
 const DROP_ALL: [SockFilter; 1] = [SockFilter::new(
@@ -255,14 +258,36 @@ impl Frozen {
                 return Err((stream, error));
             }
         };
-        let frozen = Self { stream, window };
-        match Snapshot::of(&frozen.stream, window) {
+        let mut frozen = Self { stream, window };
+        match frozen.still() {
             Ok(snapshot) => Ok((frozen, snapshot)),
             Err(error) => {
                 let _ = frozen.go_on();
                 Err((frozen.stream, error))
             }
         }
+    }
+
+    /// Reads its state, as soon as that doesn't change any more: packets may have been past the filter before it was there, and
+    /// reading what the client sent acknowledges it.
+    fn still(&mut self) -> Result<Snapshot, Error> {
+        for _ in 1..LOOKS {
+            match Snapshot::of(&self.stream, self.window) {
+                Err(Error::Restless) => {}
+                read => return read,
+            }
+            let shut = shut(&self.stream).map_err(because("stop the connection"))?;
+            let told = if shut.snd_wnd == 0 {
+                self.window.snd_wnd
+            } else {
+                shut.snd_wnd
+            };
+            self.window = Window {
+                snd_wnd: told,
+                ..shut
+            };
+        }
+        Snapshot::of(&self.stream, self.window)
     }
 
     /// The connection goes on here. What nobody had read is still in its queue.
@@ -363,17 +388,18 @@ fn silence(stream: &TcpStream) -> Result<Window, Error> {
     if state.tcpi_state != kernel::ESTABLISHED {
         return Err(Error::Ending);
     }
-    let shut = || -> io::Result<_> {
-        let window = kernel::TcpRepairWindow.get(stream)?;
-        // Repair mode sends what is unsent as soon as it may.
-        let none = Window {
-            snd_wnd: 0,
-            ..window
-        };
-        kernel::TcpRepairWindow.set(stream, &none)?;
-        Ok(window)
+    shut(stream).map_err(because("stop the connection"))
+}
+
+/// Has a connection in repair mode send nothing that is unsent, as it else would as soon as it may. Returns the window that it had.
+fn shut(stream: &TcpStream) -> io::Result<Window> {
+    let window = kernel::TcpRepairWindow.get(stream)?;
+    let none = Window {
+        snd_wnd: 0,
+        ..window
     };
-    shut().map_err(because("stop the connection"))
+    kernel::TcpRepairWindow.set(stream, &none)?;
+    Ok(window)
 }
 
 /// Undoes [`silence`], but for the window. `how` is a value of `TcpRepair`.

@@ -16,12 +16,18 @@ use tokio::time::timeout;
 use super::director::Moved;
 use super::loose::Loose;
 use super::message::{LENGTH_MAX, Message, Offer};
+use super::origin::Origin;
 use super::socket::{Frozen, Restored};
+use crate::cluster::{ServerId, Timestamp};
+use crate::exchange::clock;
 use crate::http::body::RequestBody;
 use crate::http::connection::{self, Client};
 
 /// How long a connection is held ready: longer than the peer that gives it waits for anything.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long none is offered to a peer that hasn't taken one.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Connections that are held ready at once.
 const READY_MAX: usize = 1024;
@@ -32,19 +38,61 @@ pub struct Handoffs {
     /// Those that are ready to go on here, by number.
     ready: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     /// Those that have left, and are still in the kernel.
-    lingering: Mutex<HashMap<(SocketAddr, SocketAddr), Frozen>>,
+    lingering: Mutex<Lingering<Frozen>>,
+    /// When a peer that was to take one last didn't.
+    untaken: Mutex<HashMap<ServerId, Timestamp>>,
 }
 
 impl Handoffs {
-    /// A connection has left.
-    pub fn linger(&self, ends: (SocketAddr, SocketAddr), connection: Frozen) {
-        lock(&self.lingering).insert(ends, connection);
+    /// A connection has left, under this number.
+    pub fn linger(&self, ends: Ends, number: u64, connection: Frozen) {
+        lock(&self.lingering).enter(ends, number, connection);
     }
 
-    /// Nothing more comes for a connection that has left, or it comes back.
-    pub fn bury(&self, ends: (SocketAddr, SocketAddr)) {
-        let connection = lock(&self.lingering).remove(&ends);
+    /// Nothing more comes for a connection that has left under this number.
+    pub fn bury(&self, ends: Ends, number: u64) {
+        let connection = lock(&self.lingering).remove(ends, number);
         drop(connection);
+    }
+
+    /// A peer hasn't taken a connection.
+    pub fn on_untaken(&self, by: ServerId) {
+        lock(&self.untaken).insert(by, clock::monotonic());
+    }
+
+    /// Whether a peer may take a connection: each try has its client wait.
+    pub fn are_taken_by(&self, peer: ServerId) -> bool {
+        let untaken = lock(&self.untaken).get(&peer).copied();
+        untaken.is_none_or(|since| clock::monotonic().since(since) > PAUSE)
+    }
+}
+
+/// The client's end of a connection, and the service's.
+type Ends = (SocketAddr, SocketAddr);
+
+/// Connections that have left, each under its number: one may come back, and leave once more, before the first is forgotten.
+struct Lingering<C>(HashMap<Ends, (u64, C)>);
+
+impl<C> Default for Lingering<C> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<C> Lingering<C> {
+    fn enter(&mut self, ends: Ends, number: u64, connection: C) {
+        self.0.insert(ends, (number, connection));
+    }
+
+    /// The one that has left under this number.
+    fn remove(&mut self, ends: Ends, number: u64) -> Option<C> {
+        let known = self.0.get(&ends).is_some_and(|(known, _)| *known == number);
+        known.then(|| self.take_back(ends)).flatten()
+    }
+
+    /// The one that comes back.
+    fn take_back(&mut self, ends: Ends) -> Option<C> {
+        self.0.remove(&ends).map(|(_, connection)| connection)
     }
 }
 
@@ -71,7 +119,9 @@ pub async fn answer(client: &Client, body: RequestBody) -> StatusCode {
             }
         }
         Message::Steer { client, server, to } => {
-            match service.director.steer(client, server, to).await {
+            // Whoever asks isn't where the client's packets come: they are sent on to it already.
+            let origin = Origin::Unknown;
+            match service.director.steer(client, server, to, origin).await {
                 Moved::Done => StatusCode::NO_CONTENT,
                 Moved::Elsewhere(_) | Moved::No => StatusCode::CONFLICT,
             }
@@ -94,7 +144,8 @@ fn take(client: &Client, offer: Offer) -> StatusCode {
         return StatusCode::SERVICE_UNAVAILABLE;
     }
     let (sender, server) = (snapshot.client(), snapshot.server());
-    service.handoffs.bury((sender, server));
+    let left = lock(&service.handoffs.lingering).take_back((sender, server));
+    drop(left);
     let restored = match Restored::restore(snapshot, read) {
         Ok(restored) => restored,
         Err(error) => {
@@ -162,4 +213,32 @@ async fn read(mut body: RequestBody) -> Option<Vec<u8>> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_left_twice_is_kept_as_long_as_the_second_time_demands() {
+        let ends = (([192, 0, 2, 1], 40_000).into(), ([10, 0, 0, 1], 80).into());
+        let mut lingering = Lingering::default();
+        lingering.enter(ends, 1, "first");
+        assert_eq!(lingering.take_back(ends), Some("first"));
+        lingering.enter(ends, 2, "second");
+        assert_eq!(lingering.remove(ends, 1), None);
+        assert_eq!(lingering.remove(ends, 2), Some("second"));
+        assert_eq!(lingering.remove(ends, 2), None);
+    }
+
+    #[test]
+    fn a_peer_that_took_none_is_left_alone_for_a_while() {
+        let handoffs = Handoffs::default();
+        handoffs.on_untaken(ServerId(1));
+        assert!(!handoffs.are_taken_by(ServerId(1)));
+        assert!(handoffs.are_taken_by(ServerId(2)));
+        let before = Timestamp(clock::monotonic().0 - 1_100_000_000);
+        lock(&handoffs.untaken).insert(ServerId(1), before);
+        assert!(handoffs.are_taken_by(ServerId(1)));
+    }
 }

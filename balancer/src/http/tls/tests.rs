@@ -9,9 +9,16 @@ use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use rustls::crypto::CryptoProvider;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::{cipher_suite, default_provider};
-use rustls::{AlertDescription, SupportedCipherSuite};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::pki_types::UnixTime;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme,
+    SupportedCipherSuite,
+};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex,
     split,
@@ -21,6 +28,7 @@ use tokio::time::timeout;
 use tokio_rustls::{client, server};
 
 use super::*;
+use crate::exchange::{Key, Keyring};
 
 const SUITES: [SupportedCipherSuite; 3] = [
     cipher_suite::TLS13_AES_128_GCM_SHA256,
@@ -293,7 +301,8 @@ fn runtime() -> Runtime {
 
 fn tls() -> Tls {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/tls/test.pem");
-    load([(&*file, &*file)].into_iter()).unwrap()
+    let keys = PeerKeys::new(&Keyring::new(&Key::from([1; 32]), &[])).unwrap();
+    Tls::new(load([(&*file, &*file)].into_iter()).unwrap(), &keys).unwrap()
 }
 
 fn client_config(suite: SupportedCipherSuite) -> ClientConfig {
@@ -312,6 +321,52 @@ fn client_config(suite: SupportedCipherSuite) -> ClientConfig {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(known))
         .with_no_client_auth()
+}
+
+/// Takes a certificate of a list, whoever it is for.
+#[derive(Debug)]
+struct Known {
+    certificates: Vec<CertificateDer<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Known {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.certificates.contains(certificate) {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(CertificateError::UnknownIssuer.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
 }
 
 impl AsyncRead for Line {

@@ -116,9 +116,7 @@ impl Cluster {
 
     /// How many requests the server called web`number` has counted under this name.
     pub fn counted(&self, number: usize, name: &str) -> u64 {
-        let status = self.lab.server(number).status();
-        let count = &status["services"][0]["requests"][name];
-        count.as_u64().unwrap_or_else(|| panic!("{name}: {status}"))
+        self.lab.server(number).requests(name)
     }
 
     /// A browser without cookies.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use balancer_tests::{Lab, Server};
+use balancer_tests::{Lab, Server, Signal};
 
 use super::{certify, curl};
 
@@ -100,6 +100,7 @@ fn a_hundred_tls_downloads_move() {
         bytes.0 < bytes.1 / 50,
         "the first server has sent {bytes:?}"
     );
+    assert_eq!(moves(&lab), (100, 0));
 }
 
 #[test]
@@ -114,6 +115,7 @@ fn a_tls_connection_moves_nine_times() {
             .collect();
         assert_eq!(told, expected);
     }
+    assert_eq!(moves(&lab), (18, 0));
 }
 
 #[test]
@@ -134,6 +136,7 @@ fn tls_uploads_move_while_they_arrive() {
         .map(|file| fs::read(file.unwrap().path()).unwrap())
         .collect();
     assert_eq!(files.len(), 20);
+    assert_eq!(moves(&lab), (20, 0));
     assert!(files.iter().all(|bytes| *bytes == content(4_000_000)));
 }
 
@@ -151,6 +154,39 @@ fn what_cannot_move_is_relayed() {
         assert_eq!(told, expected, "{how:?}");
         assert!(sent(lab.server(1)) - before > 3 * LARGE as u64, "{how:?}");
     }
+    assert_eq!(moves(&lab), (0, 0));
+}
+
+#[test]
+fn a_certificate_may_be_renewed_on_one_server_after_the_other() {
+    let Some(mut lab) = start() else { return };
+    let config = fs::read_to_string(lab.dir().join("balancer.toml")).unwrap();
+    for number in [3, 1] {
+        let file = format!("www{number}");
+        certify(&lab, &file, "www.example.com");
+        let path = lab.dir().join(format!("web{number}.toml"));
+        fs::write(&path, config.replace("/www.", &format!("/{file}."))).unwrap();
+        lab.server_mut(number).end_balancer(Signal::SIGTERM);
+        let config = ["--config", path.to_str().unwrap(), "--mode", "native"];
+        lab.server_mut(number).attach(&config);
+        lab.wait_for_peers();
+        let before = moves(&lab);
+        for how in [["--http1.1", "-k"], ["--http2", "-k"]] {
+            let told = asked(&lab, &how, &[3, 2], 100_000);
+            assert_eq!(told, ["200 1 100000 web3", "200 0 100000 web2"], "{how:?}");
+        }
+        let moved = moves(&lab);
+        assert_eq!((moved.0 - before.0, moved.1), (2, before.1));
+    }
+}
+
+/// Connections that have moved, and those that couldn't, of all servers.
+fn moves(lab: &Lab) -> (u64, u64) {
+    let count = |name: &str| {
+        let servers = lab.servers().iter();
+        servers.map(|server| server.requests(name)).sum()
+    };
+    (count("handed_off"), count("handoff_failed"))
 }
 
 /// What curl says of requests by one connection, each for another server: status, new connections, bytes, who answered.

@@ -7,10 +7,12 @@ mod handoff_tls;
 mod hostile;
 mod levels;
 mod patience;
+mod proxied;
 mod relay;
 mod routing;
 mod serving;
 mod sessions;
+mod websocket;
 
 use std::fs;
 use std::process::Command;

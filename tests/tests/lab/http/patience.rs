@@ -1,13 +1,13 @@
 //! How long clients and web servers may take, and what an open connection goes by.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
 use balancer_tests::{Lab, Process, Signal, until};
 
-use super::{CONFIG, curl, url, web};
+use super::{CONFIG, certify, curl, url, web};
 
 fn start(lab: &mut Lab, more: &str) -> Process {
     let web = web(lab.server(1));
@@ -132,4 +132,52 @@ fn a_request_with_a_body_is_no_websocket() {
     let mut answer = [0; 15];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200 OK");
+}
+
+#[test]
+fn a_tls_handshake_has_its_time() {
+    let Some(mut lab) = Lab::new(1) else { return };
+    certify(&lab, "www", "www.example.com");
+    let dir = lab.dir();
+    let _web = start(
+        &mut lab,
+        &format!(
+            "tls_ports = [8443]\ntimeouts = {{ header = \"2s\" }}\n\
+             certificates = [{{ certificate = \"{0}/www.pem\", key = \"{0}/www.key\" }}]\n",
+            dir.display()
+        ),
+    );
+    let address = (lab.server(1).address(), 8443);
+    // One says nothing, one begins, one goes on beginning.
+    let streams: Vec<_> = (0..3)
+        .map(|_| lab.client.enter(|| TcpStream::connect(address).unwrap()))
+        .collect();
+    let hello = [[22, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3].as_slice(), &[7; 32]].concat();
+    (&streams[1]).write_all(&hello).unwrap();
+    for byte in &hello {
+        if (&streams[2]).write_all(&[*byte]).is_err() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(70));
+    }
+    for mut stream in streams {
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        // An alert comes before the end, if any.
+        let end = stream.read(&mut [0; 10]);
+        let waits = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        assert!(!end.as_ref().is_err_and(waits), "{end:?}");
+    }
+    // Others aren't kept waiting by it.
+    let told = curl(
+        &lab,
+        &[
+            "-k",
+            "-w",
+            "%{http_code}",
+            &format!("https://{}:8443/", address.0),
+        ],
+    );
+    assert!(told.ends_with("200"), "{told}");
 }

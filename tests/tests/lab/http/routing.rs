@@ -1,7 +1,9 @@
 //! The patent's embodiments, each by its name, with real web servers and a client that keeps cookies: /banking and /securities.
 //! The fourth, behind a proxy, is in `agent.rs`.
 
-use super::cluster::Cluster;
+use balancer_tests::until;
+
+use super::cluster::{Cluster, PATIENCE};
 
 const RULES: &str = r#"
 hosts = ["*.example.com"]
@@ -117,6 +119,87 @@ fn content_and_load(cluster: &Cluster) {
 }
 
 #[test]
+fn method_and_host_say_who_answers_and_explain_says_why() {
+    const RULES: &str = r#"
+[[http.rule]]
+name = "writes"
+path = "/data/*"
+methods = ["POST", "PUT"]
+servers = ["web2"]
+route = "handoff"
+
+[[http.rule]]
+name = "data"
+path = "/data/*"
+servers = ["web3"]
+
+[[http.rule]]
+name = "shops"
+host = "*.shop.test"
+path = "/*"
+servers = ["web2"]
+
+[[http.rule]]
+name = "one"
+host = "one.shop.test"
+path = "/*"
+servers = ["web3"]
+
+[[http.rule]]
+name = "mine"
+path = "/mine/*"
+stateful = { cookie = false }
+"#;
+    let Some(cluster) = Cluster::start(|_| RULES.to_owned()) else {
+        return;
+    };
+    let ask = |host: &str, method: &str, path: &str| {
+        let host = format!("Host: {host}");
+        cluster.get(1, path, &["-X", method, "-H", &host]).server
+    };
+    for (host, method, path, server) in [
+        ("any.test", "POST", "/data/x", "web2"),
+        ("any.test", "PUT", "/data/", "web2"),
+        ("any.test", "GET", "/data/x", "web3"),
+        ("any.test", "DELETE", "/data/x", "web3"),
+        ("any.test", "GET", "/other", "web1"),
+        ("a.shop.test", "GET", "/", "web2"),
+        ("b.a.SHOP.test.", "GET", "/", "web2"),
+        ("one.shop.test:8000", "GET", "/", "web3"),
+        ("shop.test", "GET", "/", "web1"),
+        ("a.shop.test", "GET", "/data/x", "web2"),
+        ("xshop.test", "GET", "/", "web1"),
+    ] {
+        assert_eq!(ask(host, method, path), server, "{method} {host}{path}");
+    }
+
+    let server = cluster.lab.server(1);
+    let told = server.json(&["explain", "http", "POST", "http://any.test/data/x"]);
+    assert_eq!(
+        (&told["rule"], &told["verdict"], &told["server"]),
+        (&"writes".into(), &"handoff".into(), &"web2".into()),
+        "{told}"
+    );
+    let text = server.ask(&["explain", "http", "POST", "http://any.test/data/x"]);
+    for part in ["rule writes, /data/*: for web2", "S405", "web2", "hand"] {
+        assert!(text.output.contains(part), "{part}: {}", text.output);
+    }
+    // By the client's address: what is told is what happens.
+    for client in [11, 12, 13, 14] {
+        let address = format!("10.77.0.{client}");
+        let net = format!("{address}/24");
+        cluster
+            .lab
+            .client
+            .run("ip", &["address", "add", &net, "dev", "eth0"]);
+        let url = "http://any.test/mine/x";
+        let told = server.json(&["explain", "http", "GET", url, "--client", &address]);
+        let answer = cluster.get(1, "/mine/x", &["--interface", &address]);
+        assert_eq!(told["server"], answer.server, "{told}");
+    }
+}
+
+#[test]
 fn fifth_embodiment_a_transaction_stays_where_it_began() {
     let Some(mut cluster) = start() else { return };
     let browser = cluster.browser("a");
@@ -159,6 +242,30 @@ fn fifth_embodiment_a_transaction_stays_where_it_began() {
         let answer = browser.ask(1 + round % 3, &transfer);
         assert_eq!(answer.server, home, "round {round}");
     }
+    // Those that had begun there would be lost.
+    cluster.lab.server_mut(3 - number).start_nginx();
+    cluster.set_load(number, 90);
+    cluster.wait_for(number, "/banking/", other);
+    let begun = cluster.browser("b").ask(number, &url("/banking/"));
+    assert_eq!(begun.server, other);
+    cluster.lab.server_mut(3 - number).end_nginx();
+    cluster.set_load(number, 0);
+    until("web3 knows that it is down", PATIENCE, || {
+        let told = cluster.explain(3, "/banking/transfer");
+        let servers = told["servers"].as_array().unwrap();
+        servers
+            .iter()
+            .any(|server| server["name"] == other && server["ready"] == false)
+    });
+    let browser = cluster.browser("b");
+    assert_eq!(browser.ask(3, &transfer).server, home);
+    assert_eq!(cluster.counted(3, "transaction_lost"), 1);
+    assert_eq!(browser.ask(3, &transfer).server, home);
+    assert_eq!(
+        cluster.counted(3, "transaction_lost"),
+        1,
+        "it goes on there"
+    );
     // A forged ticket is none.
     let forged = ["-b", "balancer-banking=AAAABBBBCCCC"];
     assert_eq!(cluster.get(3, "/banking/transfer", &forged).server, home);

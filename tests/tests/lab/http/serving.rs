@@ -141,6 +141,53 @@ fn web_servers_are_reached_by_unix_sockets_and_told_by_the_proxy_protocol() {
 }
 
 #[test]
+fn a_reload_reaches_the_connections_of_clients_that_are_introduced() {
+    let Some(mut lab) = Lab::new(1) else { return };
+    let config = |port| {
+        format!(
+            "{CONFIG}backend = \"127.0.0.1:{port}\"\nproxy_protocol = {{ to_backend = true }}\n"
+        )
+    };
+    let web = |name: &str, port| {
+        let block = format!(
+            "server {{ listen 127.0.0.1:{port} proxy_protocol; location / {{ return 200 '{name} $proxy_protocol_addr\\n'; }} }}"
+        );
+        lab.server(1).start_web(
+            name,
+            &block,
+            &format!("curl -sf --haproxy-protocol http://127.0.0.1:{port}/"),
+        )
+    };
+    let _webs = [web("old", 9001), web("new", 9003)];
+    let path = lab.config(&config(9001));
+    lab.server_mut(1).attach(&["--config", &path]);
+    let mut stream = lab
+        .client
+        .enter(|| TcpStream::connect((lab.server(1).address(), 8000)).unwrap());
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let mut ask = || {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        let mut told = String::new();
+        while !told.ends_with("10.77.0.1\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            told.push(byte[0].into());
+        }
+        told.lines().last().unwrap().to_owned()
+    };
+    assert_eq!(ask(), "old 10.77.0.1");
+    lab.config(&config(9003));
+    lab.server(1).signal_balancer(Signal::SIGHUP);
+    until("the new one answers", Duration::from_secs(5), || {
+        ask() == "new 10.77.0.1"
+    });
+}
+
+#[test]
 fn clients_are_introduced_by_haproxy() {
     let Some(mut lab) = Lab::new(1) else { return };
     let _web = start(
@@ -314,60 +361,6 @@ fn waiting_connections_that_die_cost_no_request() {
         web = lab.server(1).start_web("web", WEB, READY);
         assert_eq!(ask(), "200", "after a restart of the web server");
     }
-}
-
-#[test]
-fn a_websocket_goes_both_ways() {
-    let Some(mut lab) = Lab::new(1) else { return };
-    let _web = web(lab.server(1));
-    let script = "import socket,threading
-s=socket.create_server(('127.0.0.1',9003))
-while True:
-    c,_=s.accept()
-    def f(c=c):
-        d=b''
-        while b'\\r\\n\\r\\n' not in d: d+=c.recv(4096)
-        assert b'upgrade: websocket' in d.lower() and b'sec-websocket-key: abc' in d.lower(), d
-        c.sendall(b'HTTP/1.1 101 Switching Protocols\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\nSec-WebSocket-Accept: x\\r\\n\\r\\nhello')
-        while True:
-            d=c.recv(65536)
-            if not d: break
-            c.sendall(d)
-        c.close()
-    threading.Thread(target=f,daemon=True).start()";
-    let mut command = lab.server(1).host.command("python3");
-    command.args(["-c", script]);
-    let _echo = Process::start(command, &lab.dir().join("logs/websocket.log"));
-    let config = lab.config(&format!("{CONFIG}backend = \"127.0.0.1:9003\"\n"));
-    lab.server_mut(1).attach(&["--config", &config]);
-    let address = lab.server(1).address();
-    lab.client.enter(|| {
-        let mut stream = TcpStream::connect((address, 8000)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        stream
-            .write_all(b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: abc\r\n\r\n")
-            .unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\nhello") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
-            head.extend(byte);
-        }
-        let head = String::from_utf8(head).unwrap().to_lowercase();
-        assert!(head.starts_with("http/1.1 101 ") && head.contains("sec-websocket-accept: x\r\n"), "{head}");
-        for size in [1, 1000, 200_000] {
-            let sent: Vec<u8> = (0..size).map(|at: u32| at.to_le_bytes()[0]).collect();
-            let mut other = stream.try_clone().unwrap();
-            let mut got = vec![0; sent.len()];
-            std::thread::scope(|scope| {
-                scope.spawn(|| other.write_all(&sent).unwrap());
-                stream.read_exact(&mut got).unwrap();
-            });
-            assert!(got == sent, "{size} bytes");
-        }
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
-        assert_eq!(stream.read(&mut [0; 10]).unwrap(), 0);
-    });
 }
 
 #[test]

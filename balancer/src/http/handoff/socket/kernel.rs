@@ -42,6 +42,12 @@ pub const HAS_SCALES: u8 = 4;
 /// `tcp_info.tcpi_state` of a connection that neither side has closed.
 pub const ESTABLISHED: u8 = 1;
 
+/// A value of [`TcpSaveSyn`]: from its Ethernet header on.
+pub const FROM_ETHERNET: c_int = 2;
+
+/// Bytes of the longest first packet: an Ethernet header, an IPv6 header, a TCP header with all options.
+const FIRST_MAX: usize = 14 + 40 + 60;
+
 /// `asm-generic/socket.h`
 const SO_BUF_LOCK: c_int = 72;
 
@@ -72,6 +78,11 @@ sockopt_impl!(
 sockopt_impl!(
     /// Whether the buffers keep the sizes that somebody set, by bits. Without, they grow as they need to.
     BufLock, SetOnly, libc::SOL_SOCKET, SO_BUF_LOCK, c_int
+);
+
+sockopt_impl!(
+    /// Whether connections of a listener keep their first packet, and from where on.
+    TcpSaveSyn, SetOnly, libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, c_int
 );
 
 /// `struct tcp_repair_opt`
@@ -150,6 +161,27 @@ pub fn peek(stream: &TcpStream, queue: c_int, length: usize) -> io::Result<Vec<u
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
+    Ok(bytes)
+}
+
+/// The headers of a connection's first packet, if it came to a listener that had it kept. The kernel lets go of it.
+pub fn first_packet(stream: &impl AsFd) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; FIRST_MAX];
+    let mut length = FIRST_MAX as libc::socklen_t;
+    // SAFETY: the descriptor is open, and there is room for as many bytes as `length` says.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_SAVED_SYN,
+            bytes.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    bytes.truncate(length as usize);
     Ok(bytes)
 }
 
