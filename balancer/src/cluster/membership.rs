@@ -156,6 +156,12 @@ impl Membership {
         self.peers.get(&id)
     }
 
+    /// The peer with this Ethernet address: one that is there rather than one that had it once, as when a server has got a new name.
+    pub fn by_mac(&self, mac: [u8; 6]) -> Option<&Peer> {
+        let has = |peer: &&Peer| peer.report.links.iter().any(|link| link.mac == mac);
+        (self.iter().filter(has)).max_by_key(|peer| peer.status == Status::Online)
+    }
+
     /// Takes a report in, unless it is not newer than what is known, or may be older than all that is known.
     pub fn handle_report(
         &mut self,

@@ -18,7 +18,7 @@ mod tests;
 mod time;
 
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -472,6 +472,23 @@ impl Cluster {
     /// One of [`Self::peers`].
     pub fn peer(&self, id: ServerId) -> Option<&Peer> {
         self.membership.peer(id)
+    }
+
+    /// The server on the balanced links whose interface has this Ethernet address, if it is a peer's.
+    pub fn peer_by_mac(&self, mac: [u8; 6]) -> Option<&Peer> {
+        self.membership.by_mac(mac)
+    }
+
+    /// Ethernet addresses of servers other than `id`, this one included. When one of them answers for an address of that server's, as the
+    /// caretaker of an identity does, this says nothing of its host.
+    pub fn macs_of_others(&self, id: ServerId) -> BTreeSet<[u8; 6]> {
+        let of = |peer: &Peer| peer.report.links.iter().map(|link| link.mac).collect();
+        let own: BTreeSet<_> = self.peer(id).map(of).unwrap_or_default();
+        let others = self.peers().filter(|peer| peer.report.server != id);
+        let others = others.flat_map(|peer| &peer.report.links);
+        let links = others.chain(self.reporter.links());
+        let macs = links.map(|link| link.mac);
+        macs.filter(|mac| !own.contains(mac)).collect()
     }
 
     /// The identities of the cluster, by address.
