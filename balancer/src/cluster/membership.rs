@@ -11,7 +11,7 @@ use super::{Destination, Event, Outbox, Refused, Report, ServerId, Timestamp, Ti
 /// Peers known at one time.
 pub const MAX_PEERS: usize = balancer_common::types::MAX_PEERS as usize;
 
-/// How long a peer that doesn't report any more is remembered.
+/// How long a peer that doesn't report any more is remembered: where a majority is required, so long after it was last in sight.
 pub const MEMORY: Duration = Duration::from_hours(1);
 
 /// A peer, as of its newest report.
@@ -145,6 +145,8 @@ impl Status {
 #[derive(Debug, Default)]
 pub(super) struct Membership {
     peers: BTreeMap<ServerId, Peer>,
+    /// Nobody is forgotten until [`MEMORY`] after this.
+    remembered: Timestamp,
 }
 
 impl Membership {
@@ -230,8 +232,9 @@ impl Membership {
     }
 
     pub fn handle_timeout(&mut self, now: Timestamp, timing: Timing, out: &mut Outbox) {
+        let remembered = self.remembered;
         self.peers.retain(|id, peer| {
-            let keep = now < peer.forgotten_at();
+            let keep = now < peer.forgotten_at(remembered);
             if !keep {
                 out.events.push_back(Event::Forgotten(*id));
             }
@@ -255,7 +258,7 @@ impl Membership {
             .map(|peer| {
                 peer.deadline(timing)
                     .map_or(Timestamp::NEVER, |(at, _)| at)
-                    .min(peer.forgotten_at())
+                    .min(peer.forgotten_at(self.remembered))
             })
             .min()
             .unwrap_or(Timestamp::NEVER)
@@ -269,6 +272,11 @@ impl Membership {
             peer.probed = None;
             peer.answered = None;
         }
+    }
+
+    /// Those that are gone may be most of all servers, and live elsewhere: whoever forgets them takes the few that are left for all.
+    pub fn remember_all(&mut self, now: Timestamp) {
+        self.remembered = now;
     }
 
     fn apply(&mut self, now: Timestamp, id: ServerId, input: Input, out: &mut Outbox) {
@@ -367,11 +375,11 @@ impl Peer {
     }
 
     /// A peer whose host lives isn't forgotten, however long its daemon is silent: it may serve flows all the while.
-    fn forgotten_at(&self) -> Timestamp {
+    fn forgotten_at(&self, remembered: Timestamp) -> Timestamp {
         if self.status.is_alive() {
             Timestamp::NEVER
         } else {
-            self.heard + MEMORY
+            self.heard.max(remembered) + MEMORY
         }
     }
 }

@@ -400,6 +400,10 @@ impl Cluster {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.notice_stall(now);
+        let sight = sight(&self.reporter, &self.membership, true);
+        if self.takeover.lacks_majority(&sight) {
+            self.membership.remember_all(now);
+        }
         self.membership
             .handle_timeout(now, self.timing, &mut self.out);
         self.settle(now);

@@ -155,6 +155,11 @@ impl Takeover {
         identity.is_some_and(|identity| identity.is_held_by(self.me))
     }
 
+    /// Whether this server would need a majority to take over anything, and has none.
+    pub fn lacks_majority(&self, sight: &Sight) -> bool {
+        self.require == Require::Majority && !sight.has_majority()
+    }
+
     fn held(&self) -> impl Iterator<Item = &Identity> {
         self.identities
             .values()
@@ -415,7 +420,8 @@ impl Takeover {
 
     /// Asks and claims what is due.
     pub fn settle(&mut self, now: Timestamp, sight: &Sight, timing: Timing, out: &mut Outbox) {
-        let (me, require) = (self.me, self.require);
+        let me = self.me;
+        let lacks_majority = self.lacks_majority(sight);
         let identities = &self.identities;
         let is_held = |address: &IpAddr| {
             let identity = identities.get(address);
@@ -462,7 +468,7 @@ impl Takeover {
             let fresh = |at| now < again(at);
             match identity.probe {
                 Probe::Unused(at) if fresh(at) && free && held < MAX_IDENTITIES => {
-                    if require == Require::Majority && !sight.has_majority() {
+                    if lacks_majority {
                         next = next.min(again(at));
                         continue;
                     }
