@@ -33,6 +33,8 @@ pub struct Peer {
     probed: Option<Timestamp>,
     /// What that probe said, if it came before the time-out.
     answered: Option<bool>,
+    /// When what was asked and probed before was last found to be worth nothing: nothing was due before that.
+    distrusted: Timestamp,
 }
 
 /// What is thought of a peer.
@@ -266,11 +268,12 @@ impl Membership {
 
     /// This server didn't run for a while: what it asked and had probed before may have been answered unheard, so all
     /// of it is asked again before anyone is judged.
-    pub fn distrust(&mut self) {
+    pub fn distrust(&mut self, now: Timestamp) {
         for peer in self.peers.values_mut() {
             peer.asked = None;
             peer.probed = None;
             peer.answered = None;
+            peer.distrusted = now;
         }
     }
 
@@ -332,6 +335,7 @@ impl Peer {
             asked: None,
             probed: None,
             answered: None,
+            distrusted: Timestamp(0),
         }
     }
 
@@ -357,21 +361,23 @@ impl Peer {
     /// What happens next if nothing is heard from the peer, and when. `own`: this server's rhythm.
     fn deadline(&self, own: Timing) -> Option<(Timestamp, Input)> {
         let timing = self.timing(own);
-        match (self.status, self.asked) {
-            (Status::Online, None) => Some((self.heard + timing.patience(), Input::Overdue)),
+        let (at, input) = match (self.status, self.asked) {
+            (Status::Online, None) => (self.heard + timing.patience(), Input::Overdue),
             // Whoever is judged was asked before and had a period to answer.
             (Status::Online, Some(asked)) => {
                 let at = (self.heard + timing.timeout()).max(asked + timing.period);
-                Some((at, Input::TimedOut))
+                (at, Input::TimedOut)
             }
             (Status::Suspect | Status::Silent, _) => {
                 let at = self
                     .probed
                     .map_or(self.heard, |probed| probed + timing.probing());
-                Some((at, Input::TimedOut))
+                (at, Input::TimedOut)
             }
-            (Status::Dead | Status::Left, _) => None,
-        }
+            (Status::Dead | Status::Left, _) => return None,
+        };
+        // It became due now, however long ago the peer was heard: else this server would seem to be late by that.
+        Some((at.max(self.distrusted), input))
     }
 
     /// A peer whose host lives isn't forgotten, however long its daemon is silent: it may serve flows all the while.

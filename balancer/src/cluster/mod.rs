@@ -519,7 +519,7 @@ impl Cluster {
     fn notice_stall(&mut self, now: Timestamp) {
         let late = now.since(self.next_timeout());
         if late > self.timing.period / 2 {
-            self.membership.distrust();
+            self.membership.distrust(now);
             self.takeover.distrust();
         }
         // Long enough for others to have taken over what it has. It is seen at each datagram that waits, and asked once.
