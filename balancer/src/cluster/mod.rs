@@ -382,8 +382,7 @@ impl Cluster {
 
     /// Takes in that a frame on the link has shown another host with the Ethernet address `mac` to use `address`.
     pub fn handle_conflict(&mut self, now: Timestamp, address: IpAddr, mac: [u8; 6]) {
-        let has = |peer: &&Peer| peer.report.links.iter().any(|link| link.mac == mac);
-        let by = self.membership.iter().find(has).map(|peer| &peer.report);
+        let by = self.membership.by_mac(mac);
         self.takeover
             .handle_conflict(now, address, by, self.timing, &mut self.out);
         self.settle(now);
