@@ -69,7 +69,13 @@ impl Running {
                 identity,
                 of,
                 grace,
-            } => self.recover(vec![identity], of, grace)?,
+            } => {
+                // That all are asked means that another one may have had it.
+                if of.is_none() {
+                    self.recovery.note_got(identity, clock::monotonic());
+                }
+                self.recover(vec![identity], of, grace)?;
+            }
             Event::FlowsWanted {
                 by,
                 session,
