@@ -364,10 +364,20 @@ fn probe_finds_the_living_and_not_the_dead() {
         assert_eq!(found, None);
         assert!((timeout..timeout * 4).contains(&took), "{took:?}");
 
-        let error = arp::probe(999_999, b.mac, Ipv4Addr::UNSPECIFIED, DEAD, timeout)
+        let (nobody, index) = (
+            BTreeSet::new(),
+            nix::net::if_::if_nametoindex("eth0").unwrap(),
+        );
+        let source = Ipv4Addr::UNSPECIFIED;
+        let error = arp::probe(999_999, b.mac, source, DEAD, &nobody, timeout)
             .await
             .unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
+
+        // Its caretaker answers for it, which says nothing of the host that is asked for.
+        let caretaker = [a.mac].into();
+        let found = arp::probe(index, b.mac, source, a.v4(), &caretaker, timeout).await;
+        assert_eq!(found.unwrap(), None);
     });
 }
 
@@ -733,7 +743,7 @@ impl Namespace {
     ) -> (Option<[u8; 6]>, Duration) {
         let index = nix::net::if_::if_nametoindex("eth0").unwrap();
         let start = Instant::now();
-        let found = ndp::probe(index, self.mac, source, target, timeout)
+        let found = ndp::probe(index, self.mac, source, target, &BTreeSet::new(), timeout)
             .await
             .unwrap();
         (found, start.elapsed())
@@ -748,7 +758,7 @@ impl Namespace {
     ) -> (Option<[u8; 6]>, Duration) {
         let index = nix::net::if_::if_nametoindex("eth0").unwrap();
         let start = Instant::now();
-        let found = arp::probe(index, self.mac, source, target, timeout)
+        let found = arp::probe(index, self.mac, source, target, &BTreeSet::new(), timeout)
             .await
             .unwrap();
         (found, start.elapsed())

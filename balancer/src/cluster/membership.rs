@@ -11,7 +11,7 @@ use super::{Destination, Event, Outbox, Refused, Report, ServerId, Timestamp, Ti
 /// Peers known at one time.
 pub const MAX_PEERS: usize = balancer_common::types::MAX_PEERS as usize;
 
-/// How long a peer that doesn't report any more is remembered.
+/// How long a peer that doesn't report any more is remembered: where a majority is required, so long after it was last in sight.
 pub const MEMORY: Duration = Duration::from_hours(1);
 
 /// A peer, as of its newest report.
@@ -33,6 +33,8 @@ pub struct Peer {
     probed: Option<Timestamp>,
     /// What that probe said, if it came before the time-out.
     answered: Option<bool>,
+    /// When what was asked and probed before was last found to be worth nothing: nothing was due before that.
+    distrusted: Timestamp,
 }
 
 /// What is thought of a peer.
@@ -145,6 +147,8 @@ impl Status {
 #[derive(Debug, Default)]
 pub(super) struct Membership {
     peers: BTreeMap<ServerId, Peer>,
+    /// Nobody is forgotten until [`MEMORY`] after this.
+    remembered: Timestamp,
 }
 
 impl Membership {
@@ -154,6 +158,12 @@ impl Membership {
 
     pub fn peer(&self, id: ServerId) -> Option<&Peer> {
         self.peers.get(&id)
+    }
+
+    /// The peer with this Ethernet address: one that is there rather than one that had it once, as when a server has got a new name.
+    pub fn by_mac(&self, mac: [u8; 6]) -> Option<&Peer> {
+        let has = |peer: &&Peer| peer.report.links.iter().any(|link| link.mac == mac);
+        (self.iter().filter(has)).max_by_key(|peer| peer.status == Status::Online)
     }
 
     /// Takes a report in, unless it is not newer than what is known, or may be older than all that is known.
@@ -224,8 +234,9 @@ impl Membership {
     }
 
     pub fn handle_timeout(&mut self, now: Timestamp, timing: Timing, out: &mut Outbox) {
+        let remembered = self.remembered;
         self.peers.retain(|id, peer| {
-            let keep = now < peer.forgotten_at();
+            let keep = now < peer.forgotten_at(remembered);
             if !keep {
                 out.events.push_back(Event::Forgotten(*id));
             }
@@ -249,7 +260,7 @@ impl Membership {
             .map(|peer| {
                 peer.deadline(timing)
                     .map_or(Timestamp::NEVER, |(at, _)| at)
-                    .min(peer.forgotten_at())
+                    .min(peer.forgotten_at(self.remembered))
             })
             .min()
             .unwrap_or(Timestamp::NEVER)
@@ -257,12 +268,18 @@ impl Membership {
 
     /// This server didn't run for a while: what it asked and had probed before may have been answered unheard, so all
     /// of it is asked again before anyone is judged.
-    pub fn distrust(&mut self) {
+    pub fn distrust(&mut self, now: Timestamp) {
         for peer in self.peers.values_mut() {
             peer.asked = None;
             peer.probed = None;
             peer.answered = None;
+            peer.distrusted = now;
         }
+    }
+
+    /// Those that are gone may be most of all servers, and live elsewhere: whoever forgets them takes the few that are left for all.
+    pub fn remember_all(&mut self, now: Timestamp) {
+        self.remembered = now;
     }
 
     fn apply(&mut self, now: Timestamp, id: ServerId, input: Input, out: &mut Outbox) {
@@ -318,6 +335,7 @@ impl Peer {
             asked: None,
             probed: None,
             answered: None,
+            distrusted: Timestamp(0),
         }
     }
 
@@ -343,29 +361,31 @@ impl Peer {
     /// What happens next if nothing is heard from the peer, and when. `own`: this server's rhythm.
     fn deadline(&self, own: Timing) -> Option<(Timestamp, Input)> {
         let timing = self.timing(own);
-        match (self.status, self.asked) {
-            (Status::Online, None) => Some((self.heard + timing.patience(), Input::Overdue)),
+        let (at, input) = match (self.status, self.asked) {
+            (Status::Online, None) => (self.heard + timing.patience(), Input::Overdue),
             // Whoever is judged was asked before and had a period to answer.
             (Status::Online, Some(asked)) => {
                 let at = (self.heard + timing.timeout()).max(asked + timing.period);
-                Some((at, Input::TimedOut))
+                (at, Input::TimedOut)
             }
             (Status::Suspect | Status::Silent, _) => {
                 let at = self
                     .probed
                     .map_or(self.heard, |probed| probed + timing.probing());
-                Some((at, Input::TimedOut))
+                (at, Input::TimedOut)
             }
-            (Status::Dead | Status::Left, _) => None,
-        }
+            (Status::Dead | Status::Left, _) => return None,
+        };
+        // It became due now, however long ago the peer was heard: else this server would seem to be late by that.
+        Some((at.max(self.distrusted), input))
     }
 
     /// A peer whose host lives isn't forgotten, however long its daemon is silent: it may serve flows all the while.
-    fn forgotten_at(&self) -> Timestamp {
+    fn forgotten_at(&self, remembered: Timestamp) -> Timestamp {
         if self.status.is_alive() {
             Timestamp::NEVER
         } else {
-            self.heard + MEMORY
+            self.heard.max(remembered) + MEMORY
         }
     }
 }

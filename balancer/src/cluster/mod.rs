@@ -18,7 +18,7 @@ mod tests;
 mod time;
 
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -382,8 +382,7 @@ impl Cluster {
 
     /// Takes in that a frame on the link has shown another host with the Ethernet address `mac` to use `address`.
     pub fn handle_conflict(&mut self, now: Timestamp, address: IpAddr, mac: [u8; 6]) {
-        let has = |peer: &&Peer| peer.report.links.iter().any(|link| link.mac == mac);
-        let by = self.membership.iter().find(has).map(|peer| &peer.report);
+        let by = self.membership.by_mac(mac);
         self.takeover
             .handle_conflict(now, address, by, self.timing, &mut self.out);
         self.settle(now);
@@ -400,6 +399,10 @@ impl Cluster {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.notice_stall(now);
+        let sight = sight(&self.reporter, &self.membership, true);
+        if self.takeover.lacks_majority(&sight) {
+            self.membership.remember_all(now);
+        }
         self.membership
             .handle_timeout(now, self.timing, &mut self.out);
         self.settle(now);
@@ -479,6 +482,23 @@ impl Cluster {
         self.membership.peer(id)
     }
 
+    /// The server on the balanced links whose interface has this Ethernet address, if it is a peer's.
+    pub fn peer_by_mac(&self, mac: [u8; 6]) -> Option<&Peer> {
+        self.membership.by_mac(mac)
+    }
+
+    /// Ethernet addresses of servers other than `id`, this one included. When one of them answers for an address of that server's, as the
+    /// caretaker of an identity does, this says nothing of its host.
+    pub fn macs_of_others(&self, id: ServerId) -> BTreeSet<[u8; 6]> {
+        let of = |peer: &Peer| peer.report.links.iter().map(|link| link.mac).collect();
+        let own: BTreeSet<_> = self.peer(id).map(of).unwrap_or_default();
+        let others = self.peers().filter(|peer| peer.report.server != id);
+        let others = others.flat_map(|peer| &peer.report.links);
+        let links = others.chain(self.reporter.links());
+        let macs = links.map(|link| link.mac);
+        macs.filter(|mac| !own.contains(mac)).collect()
+    }
+
     /// The identities of the cluster, by address.
     pub fn identities(&self) -> impl Iterator<Item = &Identity> {
         self.takeover.iter()
@@ -503,7 +523,7 @@ impl Cluster {
     fn notice_stall(&mut self, now: Timestamp) {
         let late = now.since(self.next_timeout());
         if late > self.timing.period / 2 {
-            self.membership.distrust();
+            self.membership.distrust(now);
             self.takeover.distrust();
         }
         // Long enough for others to have taken over what it has. It is seen at each datagram that waits, and asked once.

@@ -71,7 +71,7 @@ pub struct Report {
     pub links: Vec<Link>,
     /// The services it offers.
     pub services: Vec<ServiceReport>,
-    /// The identities it holds, or, in its last report, had.
+    /// The identities it holds, or, in its last report, had; and those of whose terms their homes don't know.
     pub identities: Vec<IdentityReport>,
     /// It takes over identities of servers that are gone.
     pub caretaker: bool,
@@ -135,7 +135,7 @@ pub struct IdentityReport {
     pub home: ServerId,
     /// How often it has been claimed.
     pub term: u64,
-    /// The reporting server has it. `false` only in its last report: it is free from now on.
+    /// The reporting server has it. `false` in its last report: it is free from now on; in others: its home is to know that it was claimed.
     pub held: bool,
 }
 
@@ -223,6 +223,12 @@ impl Message {
 }
 
 impl Report {
+    /// The addresses of the identities that it holds.
+    pub fn held(&self) -> impl Iterator<Item = IpNet> {
+        let held = self.identities.iter().filter(|identity| identity.held);
+        held.map(|identity| identity.address)
+    }
+
     /// Whether all that this report says is within bounds and makes sense.
     pub fn check(&self) -> Result<(), Invalid> {
         check_name("server", &self.name)?;

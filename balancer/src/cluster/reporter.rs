@@ -208,6 +208,11 @@ impl Reporter {
         Some(&own.links)
     }
 
+    /// This server's links.
+    pub fn links(&self) -> &[Link] {
+        self.own.as_ref().map_or(&[], |own| &own.links)
+    }
+
     /// Reports at another pace. Peers are told soon: else those that go by a shorter one would miss reports.
     pub fn set_timing(&mut self, now: Timestamp, timing: Timing) {
         let changed = timing.period != self.period;

@@ -1,26 +1,25 @@
-//! Identities whose home this is, and that another host has as well.
+//! Identities that this server has, and another host as well.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
-use ipnet::IpNet;
 
 use super::links::Sighting;
 use super::prepare::Prepared;
 use super::probes::Subject;
 use super::running::Running;
-use crate::cluster::{Peer, Status, Timestamp};
+use super::takeover::held;
+use crate::cluster::{Identity, Reason, Status, Timestamp};
 
-/// How often a home looks whether another host has its addresses. Answers to clients' questions it doesn't see.
+/// How often a server looks whether another host has its addresses. Answers to clients' questions it doesn't see.
 const DOUBT: Duration = Duration::from_secs(5);
 
 impl Running {
     /// Another host uses an identity of this server's.
     pub(super) fn on_sighting(&mut self, prepared: &mut Prepared, sighting: Sighting) {
         let Sighting { address, mac } = sighting;
-        let uses = |peer: &&Peer| peer.report.links.iter().any(|link| link.mac == mac);
-        let peer = prepared.exchange.cluster().peers().find(uses);
+        let peer = prepared.exchange.cluster().peer_by_mac(mac);
         let home = prepared.identities.iter().any(|own| own.addr() == address);
         let warning = match peer {
             None => {
@@ -43,20 +42,43 @@ impl Running {
             self.warnings.set(&topic(address), warning);
         }
         prepared.exchange.conflict(address, mac);
+        self.warn_of_mute(prepared);
     }
 
-    /// Asks now and then whether other hosts have this server's identities. Who answers is seen on the link.
+    /// Warns of servers that have an identity and can't be told to let go of it, or takes that back.
+    fn warn_of_mute(&mut self, prepared: &Prepared) {
+        let cluster = prepared.exchange.cluster();
+        let seen = |identity: &&Identity| identity.reason == Reason::SeenElsewhere;
+        let mute = cluster.identities().filter(seen).filter_map(|identity| {
+            let peer = cluster.peer(identity.holder?)?;
+            (peer.status != Status::Online).then_some((identity.address.addr(), &peer.report.name))
+        });
+        let texts: Vec<_> = mute
+            .map(|(address, name)| format!("{address} is left to {name}"))
+            .collect();
+        let warning = (!texts.is_empty()).then(|| {
+            format!(
+                "{}: its host was seen to use it, and its balancer isn't heard. Start balancer there, or end what it left with \
+                 `balancer detach`",
+                texts.join(", ")
+            )
+        });
+        self.warnings.set("mute holders", warning);
+    }
+
+    /// Asks now and then whether other hosts have what this server has. Who answers is seen on the link.
     pub(super) fn doubt(&mut self, prepared: &Prepared, now: Timestamp) {
         if now.since(self.doubted) < DOUBT {
             return;
         }
         self.doubted = now;
-        for address in prepared.identities.iter().map(IpNet::addr) {
+        self.warn_of_mute(prepared);
+        for address in held(prepared) {
             self.spawn_probe(prepared, Subject::Own(address), address);
         }
     }
 
-    /// Nobody else has one of this server's identities.
+    /// Nobody else has what this server has.
     pub(super) fn on_undisputed(&mut self, address: IpAddr) {
         self.warnings.set(&topic(address), None);
     }

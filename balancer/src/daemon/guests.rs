@@ -34,8 +34,7 @@ impl GuestCounts {
             .take(MAX_GUESTS);
         let directors: Vec<_> = draining
             .map(|peer| {
-                let identities = peer.report.identities.iter();
-                let addresses = identities.map(|identity| identity.address.addr());
+                let addresses = peer.report.held().map(|identity| identity.addr());
                 (peer.report.server, addresses.collect::<Vec<_>>())
             })
             .collect();

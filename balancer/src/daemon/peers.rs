@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use super::prepare::Prepared;
 use super::probes::Subject;
 use super::running::Running;
-use crate::cluster::{self, Event, Report, ServerId, Status};
+use crate::cluster::{self, Cluster, Event, Report, ServerId, Status};
+use crate::datapath::peers::Known;
 use crate::exchange::{OpenError, clock};
 
 impl Running {
@@ -58,7 +59,13 @@ impl Running {
             Event::Assume(assumed) => self.assume(prepared, assumed).await?,
             Event::Release(address) => self.release(prepared, address).await?,
             Event::Announce(address) => self.announce(address),
-            Event::Moved(address) => self.on_moved(prepared, address),
+            Event::Moved(address) => {
+                self.on_moved(prepared, address);
+                let known = known(prepared.exchange.cluster());
+                if self.table.set_known(&mut self.datapath.maps, known)? {
+                    self.set_foreign(prepared).await?;
+                }
+            }
             Event::NameConflict { id, name } => self.warnings.set(
                 &format!("{id} name"),
                 Some(format!(
@@ -69,7 +76,13 @@ impl Running {
                 identity,
                 of,
                 grace,
-            } => self.recover(vec![identity], of, grace)?,
+            } => {
+                // That all are asked means that another one may have had it.
+                if of.is_none() {
+                    self.recovery.note_got(identity, clock::monotonic());
+                }
+                self.recover(vec![identity], of, grace)?;
+            }
             Event::FlowsWanted {
                 by,
                 session,
@@ -86,9 +99,12 @@ impl Running {
 
     /// Enters a peer's report in the maps. `true`: identities or addresses have changed.
     fn enter(&mut self, prepared: &Prepared, peer: &cluster::Peer) -> Result<bool> {
-        let timeout = peer.timing(prepared.exchange.cluster().timing()).timeout();
+        let cluster = prepared.exchange.cluster();
+        let timeout = peer.timing(cluster.timing()).timeout();
+        let maps = &mut self.datapath.maps;
+        let known = known(cluster);
         self.table
-            .update(&mut self.datapath.maps, &peer.report, peer.heard, timeout)
+            .update(maps, &peer.report, peer.heard, timeout, known)
     }
 
     /// Enters all peers' reports again: this server's time-out has changed.
@@ -104,7 +120,10 @@ impl Running {
     /// Drops all that is known of a peer.
     pub(super) async fn forget(&mut self, prepared: &mut Prepared, id: ServerId) -> Result<()> {
         self.warnings.clear(&id.to_string());
-        self.table.forget(&mut self.datapath.maps, id)?;
+        let maps = &mut self.datapath.maps;
+        self.table.forget(maps, id)?;
+        self.table
+            .set_known(maps, known(prepared.exchange.cluster()))?;
         self.write_settings()?;
         self.set_foreign(prepared).await
     }
@@ -196,6 +215,15 @@ fn unheard(from: IpAddr, why: OpenError) -> String {
              another cluster needs another exchange.group"
         ),
     }
+}
+
+/// The identities of the cluster. A claim that isn't believed is none: what it is to isn't taken here.
+fn known(cluster: &Cluster) -> impl Iterator<Item = Known> {
+    cluster.identities().map(|identity| Known {
+        address: identity.address.addr(),
+        home: identity.home,
+        holder: identity.holder,
+    })
 }
 
 /// What to say of peers' addresses that are on interfaces of this host.

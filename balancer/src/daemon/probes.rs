@@ -1,6 +1,6 @@
 //! Finding out whether the host of a silent peer lives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub enum Subject {
     Host(ServerId),
     /// Whoever uses an identity.
     Identity(IpAddr),
-    /// Whoever uses one of this server's own as well.
+    /// Whoever uses one that this server has as well.
     Own(IpAddr),
     /// Whoever uses one of this server's own that it can't use.
     Unusable(IpAddr),
@@ -82,6 +82,10 @@ impl Running {
         if !self.pace.begins(subject, clock::monotonic()) {
             return;
         }
+        let others = match subject {
+            Subject::Host(id) => others(prepared, id, address),
+            _ => BTreeSet::new(),
+        };
         let probed = self.probed.clone();
         let time = match subject {
             // It is asked again at each tick.
@@ -103,10 +107,12 @@ impl Running {
             }
             let answer = match address {
                 IpAddr::V4(target) => {
-                    arp::probe(index, mac, Ipv4Addr::UNSPECIFIED, target, time).await
+                    let nobody = Ipv4Addr::UNSPECIFIED;
+                    arp::probe(index, mac, nobody, target, &others, time).await
                 }
                 IpAddr::V6(target) => {
-                    ndp::probe(index, mac, Ipv6Addr::UNSPECIFIED, target, time).await
+                    let nobody = Ipv6Addr::UNSPECIFIED;
+                    ndp::probe(index, mac, nobody, target, &others, time).await
                 }
             };
             match answer {
@@ -158,6 +164,20 @@ impl Running {
         }
         Ok(())
     }
+}
+
+/// Who doesn't count if it answers for peer `id` at `address`: where a host's own address is an identity, its caretaker has it when it
+/// is dead.
+fn others(prepared: &Prepared, id: ServerId, address: IpAddr) -> BTreeSet<[u8; 6]> {
+    let cluster = prepared.exchange.cluster();
+    let is_its_own = cluster
+        .identities()
+        .any(|identity| identity.address.addr() == address && identity.home == id);
+    // A peer that only a predecessor has heard of may have held the address for another server, to which it has returned since.
+    if cluster.peer(id).is_none() && !is_its_own {
+        return BTreeSet::new();
+    }
+    cluster.macs_of_others(id)
 }
 
 #[cfg(test)]

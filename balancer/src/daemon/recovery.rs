@@ -19,7 +19,7 @@ use crate::exchange::clock;
 
 /// What is under way.
 pub struct Recovery {
-    /// Since when this server has what it took over.
+    /// Since when this server has what others had before.
     got: BTreeMap<IpAddr, Timestamp>,
     /// Identities whose flows are being looked for.
     sought: BTreeMap<IpAddr, Sought>,
@@ -79,9 +79,12 @@ impl Recovery {
         }
     }
 
-    /// This server has taken this identity over.
-    pub(super) fn note_taken(&mut self, identity: IpAddr, now: Timestamp) {
+    /// This server has this identity from now on, which another one had: it took it over, or was away itself.
+    pub(super) fn note_got(&mut self, identity: IpAddr, now: Timestamp) {
         self.got.insert(identity, now);
+        if let Some(sought) = self.sought.get_mut(&identity) {
+            sought.got = now;
+        }
     }
 
     /// This server hasn't this identity any more: what it waits for is none of its affairs.

@@ -156,11 +156,7 @@ fn peer(running: &Running, prepared: &Prepared, peer: &cluster::Peer) -> Result<
         way: entry.filter(|_| running.table.is_in_reach(report)).map(way),
         age_ms: clock::monotonic().since(peer.heard).as_millis() as u64,
         period_ms: report.period_ms.into(),
-        identities: report
-            .identities
-            .iter()
-            .map(|identity| identity.address.addr())
-            .collect(),
+        identities: report.held().map(|identity| identity.addr()).collect(),
         holders: prepared
             .exchange
             .cluster()

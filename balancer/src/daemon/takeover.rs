@@ -30,7 +30,7 @@ impl Running {
         // Before the first packet comes it is known that only services are to be served there, and unknown flows not reset.
         prepared.assumed.insert(address, interface.index);
         self.set_held(prepared)?;
-        self.recovery.note_taken(address, clock::monotonic());
+        self.recovery.note_got(address, clock::monotonic());
         self.recover(vec![address], None, true)?;
         let added = prepared
             .host

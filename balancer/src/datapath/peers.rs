@@ -21,6 +21,17 @@ use super::way::{Way, endpoints, shared_link};
 use crate::cluster::{PortRange, Report, ServerId, ServiceReport, Status, Timestamp};
 use crate::config::Service;
 
+/// An identity of the cluster, as far as this server believes what it is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// The address.
+    pub address: IpAddr,
+    /// The server that it belongs to.
+    pub home: ServerId,
+    /// Who has it; nobody for a moment.
+    pub holder: Option<ServerId>,
+}
+
 /// Which peer has which slot of `PEERS`, and what the peers said.
 pub struct PeerTable {
     /// The identities that this server holds, and the indices of the interfaces that have them.
@@ -35,6 +46,8 @@ pub struct PeerTable {
     /// Ethernet addresses of the same.
     adopted_macs: BTreeMap<[u8; 6], ServerId>,
     reports: BTreeMap<ServerId, Report>,
+    /// Which peers have identities, or had them last.
+    holders: BTreeMap<IpAddr, ServerId>,
     /// Of peers on other links: the next hop to each.
     routes: BTreeMap<ServerId, Route>,
     /// Peers that are dead, or said goodbye.
@@ -83,6 +96,7 @@ impl PeerTable {
             adopted,
             adopted_macs,
             reports: BTreeMap::new(),
+            holders: BTreeMap::new(),
             routes: BTreeMap::new(),
             gone: BTreeSet::new(),
         };
@@ -153,11 +167,12 @@ impl PeerTable {
 
     /// Addresses that peers hold: this server takes packets for them, too.
     pub fn foreign(&self) -> BTreeSet<IpAddr> {
-        let reported = self.reports.values().flat_map(|report| &report.identities);
+        let holders = self.holders.iter();
+        let theirs = holders.filter(|(_, holder)| self.slots.contains_key(holder));
         self.adopted
             .keys()
+            .chain(theirs.map(|(address, _)| address))
             .copied()
-            .chain(reported.map(|identity| identity.address.addr()))
             .filter(|address| {
                 !self.own.contains_key(address)
                     && !self.assumed.contains_key(address)
@@ -169,6 +184,33 @@ impl PeerTable {
     /// How many identities this server has taken over.
     pub fn assumed(&self) -> u32 {
         self.assumed.len() as u32
+    }
+
+    /// Makes `known` the identities of the cluster. `true`: peers have others than before.
+    pub fn set_known(
+        &mut self,
+        maps: &mut Maps,
+        known: impl Iterator<Item = Known>,
+    ) -> Result<bool> {
+        if !self.know(known) {
+            return Ok(false);
+        }
+        own::set_identities(maps, &self.identities())?;
+        Ok(true)
+    }
+
+    fn know(&mut self, known: impl Iterator<Item = Known>) -> bool {
+        let owner = |one: Known| {
+            // What nobody has for a moment stays on this host: connections to it may be open here.
+            let last = self.holders.get(&one.address).copied();
+            let owners = [one.holder, last, Some(one.home)].into_iter().flatten();
+            let owner = owners.into_iter().find(|id| self.slots.contains_key(id))?;
+            Some((one.address, owner))
+        };
+        let holders = known.filter_map(owner).collect();
+        let moved = self.holders != holders;
+        self.holders = holders;
+        moved
     }
 
     /// Makes `assumed` the identities that this server has taken over, with the indices of the interfaces that have them.
@@ -194,14 +236,15 @@ impl PeerTable {
         Ok(())
     }
 
-    /// Enters what a peer reported at `heard`; without another report within `timeout` it gets no new flows. `true`: identities or addresses
-    /// have changed.
+    /// Enters what a peer reported at `heard`; without another report within `timeout` it gets no new flows. `known` are the identities of
+    /// the cluster after it. `true`: identities or addresses have changed.
     pub fn update(
         &mut self,
         maps: &mut Maps,
         report: &Report,
         heard: Timestamp,
         timeout: Duration,
+        known: impl Iterator<Item = Known>,
     ) -> Result<bool> {
         let id = report.server;
         let Some(slot) = self.slot(id).or_else(|| self.free_slot()) else {
@@ -218,6 +261,7 @@ impl PeerTable {
         self.set_loads(maps, slot, report)?;
         if moved {
             self.set_macs(maps)?;
+            self.know(known);
             own::set_identities(maps, &self.identities())?;
         }
         if previous.is_none_or(|previous| !same_capacities(&previous.services, &report.services)) {
@@ -335,10 +379,7 @@ impl PeerTable {
     fn tunnel_to(&self, report: &Report) -> Option<(IpAddr, IpAddr)> {
         let theirs = endpoints(
             report.links.iter().flat_map(|link| &link.addresses),
-            report
-                .identities
-                .iter()
-                .map(|identity| identity.address.addr()),
+            report.held().map(|identity| identity.addr()),
         );
         let pairs = self.endpoints().into_iter().zip(theirs);
         pairs
@@ -451,16 +492,9 @@ impl PeerTable {
             let Some(peer) = self.slot(*id) else { continue };
             enter(&mut iter::once(*address), FOREIGN, peer);
         }
-        for (id, report) in &self.reports {
+        for (address, id) in &self.holders {
             let Some(peer) = self.slot(*id) else { continue };
-            enter(
-                &mut report
-                    .identities
-                    .iter()
-                    .map(|identity| identity.address.addr()),
-                FOREIGN,
-                peer,
-            );
+            enter(&mut iter::once(*address), FOREIGN, peer);
         }
         for (kind, held) in [(ASSUMED, &self.assumed), (HELD, &self.own)] {
             for (address, interface) in held {
@@ -500,10 +534,12 @@ pub fn offered<'a>(service: &Service, report: &'a Report) -> Option<&'a ServiceR
 /// The address families that a server can answer clients in: those it has addresses of.
 fn families(report: &Report) -> u8 {
     let links = report.links.iter().flat_map(|link| &link.addresses);
-    let identities = report.identities.iter().map(|identity| &identity.address);
-    links.chain(identities).fold(0, |families, net| {
-        families | Address::from(net.addr()).family()
-    })
+    links
+        .copied()
+        .chain(report.held())
+        .fold(0, |families, net| {
+            families | Address::from(net.addr()).family()
+        })
 }
 
 fn same_capacities(a: &[ServiceReport], b: &[ServiceReport]) -> bool {

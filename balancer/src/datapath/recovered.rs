@@ -10,7 +10,7 @@ use balancer_common::wire::UDP;
 
 use super::flows::FlowView;
 use super::maps::Maps;
-use crate::cluster::{FlowAt, Timestamp};
+use crate::cluster::{FlowAt, GRACE, Timestamp};
 
 /// What this server's own knowledge of the flows on an identity is worth.
 #[derive(Clone, Copy, Debug)]
@@ -99,13 +99,15 @@ fn key(flow: &FlowAt) -> FlowKey {
 
 impl Tenure {
     /// Whether a flow in the table is in use, and was decided on by one who could know: it had a packet since this server has the
-    /// identity, and its first before this server asked its peers.
+    /// identity, and its first before this server asked its peers. What is older than that it has has been asked about before: until
+    /// then the client's port may be another connection's, which came by way of whoever had the identity.
     fn stands(self, place: Place, flow: Flow, now: Timestamp) -> bool {
         let idle_ms = u128::from(place.age_ms(now.0));
         let decided = if place.state == HALF_OPEN {
             idle_ms > now.since(self.asked).as_millis()
         } else {
-            flow.opened_ns < self.asked.0
+            let asked_before = self.got + GRACE <= self.asked;
+            flow.opened_ns < self.asked.0 && (flow.opened_ns >= self.got.0 || asked_before)
         };
         decided && idle_ms <= now.since(self.got).as_millis() && !place.has_ended(now.0, false)
     }
@@ -158,8 +160,13 @@ mod tests {
 
     /// Got at 0 ms, asked at 5,000 ms, now 5,100 ms.
     fn stands(state: u8, opened: Timestamp, seen: Timestamp) -> bool {
+        is_in_use(state, opened, seen, GOT)
+    }
+
+    /// As [`stands`], but got at another time.
+    fn is_in_use(state: u8, opened: Timestamp, seen: Timestamp, got: Timestamp) -> bool {
         let tenure = Tenure {
-            got: GOT,
+            got,
             asked: at(5_000),
         };
         let place = Place {
@@ -188,6 +195,19 @@ mod tests {
                 "decided before the answers were in"
             );
         }
+        for got in [at(4_900), at(5_000)] {
+            for seen in [4_800, 4_990, 5_050] {
+                assert!(
+                    !is_in_use(OPEN_TCP, long_ago, at(seen), got),
+                    "its port may be another connection's, which came while this server was away"
+                );
+            }
+        }
+        assert!(is_in_use(OPEN_TCP, at(4_950), at(5_050), at(4_900)));
+        assert!(
+            is_in_use(OPEN_TCP, long_ago, at(5_050), Timestamp(0)),
+            "it was never away"
+        );
         assert!(stands(HALF_OPEN, long_ago, at(4_900)));
         assert!(!stands(HALF_OPEN, long_ago, at(5_001)));
     }

@@ -1,14 +1,15 @@
 //! The table of peers, as the program sees it: what a report, a silence or a farewell does to packets.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use balancer::cluster::{IdentityReport, Link, PortRange, Report, ServerId, ServiceReport, Status};
 use balancer::config::{Config, Service};
 use balancer::datapath::host::Route;
 use balancer::datapath::interface::{Interface, XdpState};
-use balancer::datapath::peers::PeerTable;
+use balancer::datapath::peers::{Known, PeerTable};
 use balancer::exchange::clock;
-use balancer_common::types::{PEER_ALIVE, PEER_DEAD, cost_of};
+use balancer_common::types::{Address, PEER_ALIVE, PEER_DEAD, cost_of};
 
 use crate::frame::{FIRST, IDENTITY, OUR_MAC, ROUTER_MAC, SECOND, Segment};
 use crate::server::{FOREIGN_IDENTITY, PEER_ADDRESS, Server, TIMEOUT_NS, WWW, mac_of};
@@ -192,10 +193,46 @@ fn a_successor_adopts_the_table() {
     assert_eq!(cluster.table.unheard(), []);
 }
 
+#[test]
+fn what_is_not_believed_is_not_taken() {
+    let Some(mut cluster) = Cluster::new() else {
+        return;
+    };
+    cluster.hear(&report(ONE));
+    let mut claim = report(OTHER);
+    let refused: IpAddr = "10.0.0.177".parse().unwrap();
+    claim.identities.push(IdentityReport {
+        address: "10.0.0.177/24".parse().unwrap(),
+        home: ONE,
+        term: 9,
+        held: true,
+    });
+    cluster.hear(&claim);
+    let entered = |cluster: &mut Cluster, address: IpAddr| {
+        let maps = cluster.server.maps();
+        maps.identities.get(&Address::from(address), 0).is_ok()
+    };
+    assert!(!cluster.table.foreign().contains(&refused));
+    assert!(!entered(&mut cluster, refused));
+    let theirs: IpAddr = FOREIGN_IDENTITY.into();
+    assert!(cluster.table.foreign().contains(&theirs));
+
+    // Nobody has it for a moment: it stays, as its home's is for want of another's.
+    let mut known = cluster.known.clone();
+    known[0].holder = None;
+    let moved = cluster
+        .table
+        .set_known(cluster.server.maps(), known.into_iter());
+    assert!(!moved.unwrap());
+    assert!(entered(&mut cluster, theirs));
+}
+
 /// An overloaded server, and its table of peers.
 struct Cluster {
     server: Server,
     table: PeerTable,
+    /// What is believed of the identities: what homes say of their own.
+    known: Vec<Known>,
 }
 
 impl Cluster {
@@ -203,15 +240,29 @@ impl Cluster {
         let mut server = Server::new()?;
         server.set_own_load(9_000);
         let table = table(&mut server);
-        Some(Self { server, table })
+        let known = Vec::new();
+        Some(Self {
+            server,
+            table,
+            known,
+        })
     }
 
     /// A report comes in.
     fn hear(&mut self, report: &Report) {
         let now = clock::monotonic();
         let timeout = Duration::from_nanos(TIMEOUT_NS);
+        self.known.retain(|known| known.home != report.server);
+        let id = report.server;
+        let own = report.identities.iter().filter(|one| one.home == id);
+        self.known.extend(own.map(|one| Known {
+            address: one.address.addr(),
+            home: one.home,
+            holder: Some(id),
+        }));
+        let known = self.known.iter().copied();
         self.table
-            .update(self.server.maps(), report, now, timeout)
+            .update(self.server.maps(), report, now, timeout, known)
             .unwrap();
         self.server.set_peer_count(self.table.count());
     }

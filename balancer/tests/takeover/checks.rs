@@ -12,6 +12,11 @@ const BOTH: Duration = Duration::from_secs(5);
 /// The same where no datagram is lost: a report's time, and the moment in which a restarted server is asked.
 const BOTH_WITHOUT_LOSS: Duration = Duration::from_millis(700);
 
+/// How long a caretaker may answer beside a host whose daemon isn't heard: it looks each 5 s, and the other one must be known to be silent.
+const BOTH_MUTE: Duration = Duration::from_secs(8);
+/// The same where frames are lost, and a daemon that is stopped is asked for a report again.
+const BOTH_MUTE_WITH_LOSS: Duration = Duration::from_secs(15);
+
 /// How long a holder may not know where a connection ends, whose server it hears.
 const ASTRAY: Duration = Duration::from_secs(5);
 /// The same where no datagram is lost: clients of unknown flows aren't answered for so long (`GRACE`), after a report that tells of a peer
@@ -26,6 +31,8 @@ const NOBODY: Duration = Duration::from_secs(12);
 pub struct Checks {
     /// Since when two hosts both answer for an address.
     both: BTreeMap<(IpAddr, usize, usize), Timestamp>,
+    /// Since when a caretaker answers beside a host whose daemon doesn't run.
+    mute: BTreeMap<(IpAddr, usize, usize), Timestamp>,
     /// Since when nobody answers for an address.
     nobody: BTreeMap<IpAddr, Timestamp>,
     /// The highest term that a start of a daemon knew of an address.
@@ -44,6 +51,7 @@ impl Checks {
     /// The world has been changed from outside: what was on its way to be put right begins anew.
     pub fn disturbed(&mut self, world: &World) {
         self.both.clear();
+        self.mute.clear();
         self.nobody.clear();
         self.astray.clear();
         self.flow_changes = None;
@@ -60,6 +68,7 @@ impl Checks {
             let address = address_of(index);
             let holders = world.holders(address);
             self.not_two(world, address, &holders);
+            self.not_beside_mute(world, index, address, &holders);
             self.not_nobody(world, index, address, &holders);
         }
         self.not_two_owners(world);
@@ -153,6 +162,37 @@ impl Checks {
         }
     }
 
+    /// A caretaker yields to a host whose daemon can't.
+    fn not_beside_mute(&mut self, world: &World, home: usize, address: IpAddr, holders: &[usize]) {
+        let bound = if world.faults.loss_percent == 0 {
+            BOTH_MUTE
+        } else {
+            BOTH_MUTE_WITH_LOSS
+        };
+        let runs = |index: usize| world.hosts[index].state == State::Runs;
+        let is_pair = |heard: usize, mute: usize| {
+            heard != home
+                && runs(heard)
+                && !runs(mute)
+                && holders.contains(&heard)
+                && holders.contains(&mute)
+                && world.connected(heard, mute)
+        };
+        self.mute
+            .retain(|(of, heard, mute), _| *of != address || is_pair(*heard, *mute));
+        for &heard in holders {
+            for &mute in holders.iter().filter(|mute| is_pair(heard, **mute)) {
+                let since = *self.mute.entry((address, heard, mute)).or_insert(world.now);
+                let time = world.now.since(since);
+                assert!(
+                    time <= bound,
+                    "{:?}: {heard} has {address} beside {mute}, which isn't heard, for {time:?}",
+                    world.now
+                );
+            }
+        }
+    }
+
     /// Where most live and hear each other, an address is held, wherever its home is.
     fn not_nobody(&mut self, world: &World, home: usize, address: IpAddr, holders: &[usize]) {
         let count = world.hosts.len();
@@ -162,7 +202,11 @@ impl Checks {
             })
         };
         let side = (0..=u8::MAX).find(|side| 2 * run_on(*side).count() > count);
-        let Some(side) = side.filter(|_| !world.lives(home)) else {
+        // A daemon that was killed says nothing of what was taken from its host after that.
+        let has_let_go = world.hosts[home].state == State::Ended
+            && !world.hosts[home].addresses.contains(&address);
+        let lost = !world.lives(home) || has_let_go;
+        let Some(side) = side.filter(|_| lost && world.cut.is_empty()) else {
             self.nobody.remove(&address);
             return;
         };
@@ -199,6 +243,9 @@ impl Checks {
                 let identity = known.find(|identity| identity.address.addr() == address);
                 let holder: Option<ServerId> = identity.and_then(|identity| identity.holder);
                 assert_eq!(holder, Some(id_of(index)), "{address}");
+                let at_home = term(world, index, address);
+                let known = identity.map(|identity| identity.term);
+                assert!(known <= at_home, "{address}: {known:?}, {at_home:?}");
             }
         }
     }
@@ -216,6 +263,14 @@ impl Checks {
             }
         }
     }
+}
+
+/// The term of an identity that a host knows of.
+fn term(world: &World, host: usize, address: IpAddr) -> Option<u64> {
+    let daemon = world.hosts[host].daemon.as_ref()?;
+    let mut known = daemon.identities();
+    let identity = known.find(|identity| identity.address.addr() == address)?;
+    Some(identity.term)
 }
 
 /// Clients, and the holders that send their packets elsewhere than to their connections' servers.

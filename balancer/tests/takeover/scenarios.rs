@@ -1,10 +1,10 @@
 //! What is promised for single faults, with figures.
 
-use balancer::cluster::Require;
+use balancer::cluster::{Require, Status};
 
 use crate::checks::Checks;
 use crate::story::seeds;
-use crate::world::{Faults, GOOD, PERIOD, State, World, address_of, ms};
+use crate::world::{Faults, GOOD, Kind, PERIOD, State, World, address_of, id_of, ms};
 
 #[test]
 fn a_dead_hosts_address_is_held_again_within_the_time_out() {
@@ -113,6 +113,7 @@ fn a_goodbye_hands_over_at_once() {
 fn no_living_host_loses_its_address_where_reports_are_lost() {
     let faults = Faults {
         loss_percent: 20,
+        frame_loss_percent: 2,
         repeat_percent: 5,
         delay: ms(100),
     };
@@ -189,6 +190,120 @@ fn a_minority_takes_nothing_where_a_majority_is_required() {
         world.side.fill(0);
         world.run(ms(1_000), |_| {});
         Checks::at_rest(&world);
+    }
+}
+
+#[test]
+fn a_minority_stays_one_however_long_it_is_alone() {
+    let mut world = World::new(5, 1, GOOD, Require::Majority);
+    world.run(ms(2_000), |_| {});
+    world.side = vec![0, 0, 1, 1, 1];
+    world.run(ms(70 * 60_000), |_| {});
+    let by_minority = world.claims.iter().filter(|(_, by, _)| *by < 2);
+    assert_eq!(by_minority.count(), 0);
+    // A moment's sight of a third makes it forget nobody, either.
+    world.side = vec![0, 0, 0, 1, 1];
+    world.run(ms(100), |_| {});
+    world.side = vec![0, 0, 1, 1, 1];
+    world.run(ms(10_000), |_| {});
+    let by_minority = world.claims.iter().filter(|(_, by, _)| *by < 2);
+    assert_eq!(by_minority.count(), 0);
+    world.side.fill(0);
+    world.run(ms(3_000), |_| {});
+    Checks::at_rest(&world);
+}
+
+#[test]
+fn a_caretakers_answer_is_no_sign_of_the_dead_hosts_life() {
+    for seed in 0..seeds(20) {
+        let mut world = World::of(Kind::Own, 4, seed, GOOD, Require::Any);
+        world.run(ms(2_000), |_| {});
+        world.hosts[3].state = State::Stopped;
+        world.power_off(0);
+        world.run(ms(4_000), |_| {});
+        let [caretaker] = world.holders(address_of(0))[..] else {
+            panic!("seed {seed}: nobody has it")
+        };
+        world.hosts[3].state = State::Runs;
+        world.run(ms(5_000), |_| {});
+        let daemon = world.hosts[3].daemon.as_ref().unwrap();
+        let status = daemon.peer(id_of(0)).unwrap().status;
+        assert_eq!(status, Status::Dead, "seed {seed}");
+        assert_eq!(world.holders(address_of(0)), [caretaker], "seed {seed}");
+    }
+}
+
+#[test]
+fn what_a_killed_daemons_host_has_let_go_of_is_taken() {
+    for seed in 0..seeds(20) {
+        let mut world = World::of(Kind::Added, 4, seed, GOOD, Require::Any);
+        world.run(ms(2_000), |_| {});
+        // It is a caretaker, too.
+        world.power_off(3);
+        world.run(ms(3_000), |_| {});
+        let [caretaker] = world.holders(address_of(3))[..] else {
+            panic!("seed {seed}: nobody has it")
+        };
+        world.kill_daemon(caretaker);
+        world.run(ms(4_000), |_| {});
+        let both = [3, caretaker].map(address_of);
+        assert_eq!(both.map(|address| world.holders(address)), [[caretaker]; 2]);
+        world.detach(caretaker);
+        world.run(ms(10_000), |_| {});
+        for address in both {
+            let holders = world.holders(address);
+            assert!(
+                holders.len() == 1 && holders != [caretaker],
+                "seed {seed}: {holders:?}"
+            );
+        }
+        world.start_daemon(caretaker);
+        world.power_on(3);
+        world.start_daemon(3);
+        world.run(ms(3_000), |_| {});
+        Checks::at_rest(&world);
+    }
+}
+
+#[test]
+fn a_caretaker_yields_to_one_that_is_mute() {
+    for seed in 0..seeds(20) {
+        let mut world = World::new(5, seed, GOOD, Require::Any);
+        world.run(ms(2_000), |_| {});
+        world.power_off(0);
+        world.run(ms(3_000), |_| {});
+        let [first] = world.holders(address_of(0))[..] else {
+            panic!("seed {seed}: nobody has it")
+        };
+        world.kill_daemon(first);
+        world.side[first] = 1;
+        world.run(ms(10_000), |_| {});
+        assert_eq!(world.holders(address_of(0)).len(), 2, "seed {seed}");
+        world.side[first] = 0;
+        world.run(ms(8_000), |_| {});
+        assert_eq!(world.holders(address_of(0)), [first], "seed {seed}");
+        world.run(ms(30_000), |_| {});
+        assert_eq!(world.holders(address_of(0)), [first], "seed {seed}");
+        world.power_off(first);
+        world.run(ms(10_000), |_| {});
+        assert_eq!(world.holders(address_of(0)).len(), 1, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_home_that_was_restarted_learns_what_was_claimed_meanwhile() {
+    for seed in 0..seeds(20) {
+        let mut world = World::new(4, seed, GOOD, Require::Any);
+        world.run(ms(2_000), |_| {});
+        for _ in 0..3 {
+            world.power_off(0);
+            world.run(ms(4_000), |_| {});
+            world.power_on(0);
+            world.start_daemon(0);
+            world.run(ms(2_000), |_| {});
+            // It claims a higher term than any that others know of.
+            Checks::at_rest(&world);
+        }
     }
 }
 

@@ -56,10 +56,13 @@ fn tell(seed: u64) -> (Checks, usize, u32) {
     } else {
         Faults {
             loss_percent: random.u8(1..=20),
+            frame_loss_percent: random.u8(..=5),
             repeat_percent: random.u8(..=10),
             delay: ms(random.u64(1..=120)),
         }
     };
+    // Where queries get through and answers don't, or the other way round, flows stay unknown: such worlds have no clients.
+    let one_way = random.u8(..3) == 0;
     let mut world = World::new(hosts, seed, faults, require);
     let mut checks = Checks::default();
     let pass = |world: &mut World, checks: &mut Checks, time| {
@@ -69,8 +72,8 @@ fn tell(seed: u64) -> (Checks, usize, u32) {
     };
     pass(&mut world, &mut checks, ms(3_000));
     for _ in 0..CHAPTERS {
-        happen(&mut world, &mut random);
-        for _ in 0..CLIENTS {
+        happen(&mut world, &mut random, one_way);
+        for _ in 0..if one_way { 0 } else { CLIENTS } {
             world.connect_if_clear(random.usize(..hosts), random.usize(..hosts));
         }
         let time = match random.u8(..4) {
@@ -82,6 +85,7 @@ fn tell(seed: u64) -> (Checks, usize, u32) {
         pass(&mut world, &mut checks, ms(time));
     }
     world.side.fill(0);
+    world.cut.clear();
     for index in 0..hosts {
         recover(&mut world, index);
     }
@@ -92,12 +96,31 @@ fn tell(seed: u64) -> (Checks, usize, u32) {
 }
 
 /// One thing that may happen to one host, or to the network.
-fn happen(world: &mut World, random: &mut fastrand::Rng) {
+fn happen(world: &mut World, random: &mut fastrand::Rng, one_way: bool) {
     let hosts = world.hosts.len();
     let index = random.usize(..hosts);
-    match (random.u8(..10), world.hosts[index].state) {
+    match (random.u8(..13), world.hosts[index].state) {
         (0, _) => world.side.fill_with(|| random.u8(..2)),
-        (1, _) => world.side.fill(0),
+        (1, _) => {
+            world.side.fill(0);
+            world.cut.clear();
+        }
+        // Some of what it sends, or hears, is lost: all of it, or one peer's.
+        (10, _) if one_way => {
+            let (all, sends, one) = (random.bool(), random.bool(), random.usize(..hosts));
+            let others = (0..hosts).filter(|other| all || *other == one);
+            let ways = others.map(|other| {
+                if sends {
+                    (index, other)
+                } else {
+                    (other, index)
+                }
+            });
+            world.cut.extend(ways);
+        }
+        // As when a virtual machine has been moved.
+        (11, State::Runs) => world.hosts[index].ahead += random.i64(0..8_000_000_000),
+        (12, State::Ended) => world.detach(index),
         (2, state) if state != State::Off => world.power_off(index),
         (3, State::Runs) => world.hosts[index].state = State::Frozen,
         (4, State::Runs) => world.kill_daemon(index),
@@ -111,7 +134,7 @@ fn happen(world: &mut World, random: &mut fastrand::Rng) {
         (_, state) if state != State::Runs => {
             if state == State::Frozen && random.bool() {
                 // Its clock stood still meanwhile: CLOCK_MONOTONIC doesn't count suspended time.
-                world.hosts[index].behind += ms(random.u64(..2_000));
+                world.hosts[index].ahead -= random.i64(0..2_000_000_000);
             }
             recover(world, index);
         }

@@ -14,21 +14,41 @@ const START: Timestamp = Timestamp(3_600_000_000_000);
 /// How long the driver asks before it takes silence for an answer.
 const PROBE: Duration = Duration::from_millis(200);
 
+/// How often a daemon looks whether another host has what it has.
+const DOUBT: Duration = Duration::from_secs(5);
+
+/// How often a probe asks.
+const TRIES: u32 = 3;
+
 /// When a new holder announces itself, after it has become that.
 const ANNOUNCEMENTS: [u64; 5] = [0, 20, 200, 1_000, 5_000];
 
 #[derive(Clone, Copy)]
 pub struct Faults {
     pub loss_percent: u8,
+    /// Of the questions and answers of probes: no router queues these.
+    pub frame_loss_percent: u8,
     pub repeat_percent: u8,
     pub delay: Duration,
 }
 
 pub const GOOD: Faults = Faults {
     loss_percent: 0,
+    frame_loss_percent: 0,
     repeat_percent: 0,
     delay: Duration::from_millis(1),
 };
+
+/// What kind of address an identity is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Balancer adds it to its home, beside the host's own address.
+    Added,
+    /// The host has it beside its own, whether a daemon runs or not.
+    Kept,
+    /// It is the host's own address: what peers probe. Its caretaker answers for it.
+    Own,
+}
 
 /// What becomes of a host's power and its daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +74,10 @@ pub struct Host {
     pub addresses: BTreeSet<IpAddr>,
     /// What the undo journal says of those that were taken over.
     pub journal: BTreeMap<IpAddr, Assumed>,
-    /// Its own address is the host's, whether a daemon runs or not.
+    /// Its identity is the host's, whether a daemon runs or not.
     pub kept: bool,
-    /// How far its clock is behind.
-    pub behind: Duration,
+    /// How far its clock is ahead, in nanoseconds.
+    pub ahead: i64,
     /// The connections that end here.
     pub flows: Vec<FlowAt>,
     /// Where its program sends the packets of others, by their clients, and the identities that these are to.
@@ -89,6 +109,10 @@ enum Packet {
     Announce {
         address: IpAddr,
     },
+    /// The time for this start of the daemon to look whether another host has its addresses.
+    Doubt {
+        boot: u64,
+    },
 }
 
 pub struct World {
@@ -98,6 +122,9 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// Hosts with different sides don't hear each other.
     pub side: Vec<u8>,
+    /// Nothing gets from the first to the second, whatever gets back.
+    pub cut: BTreeSet<(usize, usize)>,
+    kind: Kind,
     pub require: Require,
     /// What was taken over: when, by whom.
     pub claims: Vec<(Timestamp, usize, Assumed)>,
@@ -117,8 +144,15 @@ pub struct World {
 impl World {
     /// Hosts whose daemons have all just started.
     pub fn new(hosts: usize, seed: u64, faults: Faults, require: Require) -> Self {
+        let kinds = [Kind::Added, Kind::Kept, Kind::Own];
+        let kind = kinds[fastrand::Rng::with_seed(seed).usize(..3)];
+        Self::of(kind, hosts, seed, faults, require)
+    }
+
+    /// The same, with identities of this kind.
+    pub fn of(kind: Kind, hosts: usize, seed: u64, faults: Faults, require: Require) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let kept = random.bool();
+        let kept = kind != Kind::Added;
         let host = |_| Host {
             state: State::Off,
             daemon: None,
@@ -126,7 +160,7 @@ impl World {
             addresses: BTreeSet::new(),
             journal: BTreeMap::new(),
             kept,
-            behind: Duration::ZERO,
+            ahead: 0,
             flows: Vec::new(),
             steered: BTreeMap::new(),
             waiting: Vec::new(),
@@ -137,6 +171,8 @@ impl World {
             faults,
             hosts: (0..hosts).map(host).collect(),
             side: vec![0; hosts],
+            cut: BTreeSet::new(),
+            kind,
             require,
             claims: Vec::new(),
             clients: 0,
@@ -216,7 +252,10 @@ impl World {
         let own = OwnState {
             links: vec![Link {
                 mac: mac_of(index),
-                addresses: vec![host_net_of(index)],
+                addresses: vec![match self.kind {
+                    Kind::Own => net_of(index),
+                    Kind::Added | Kind::Kept => host_net_of(index),
+                }],
             }],
             caretaker: true,
             ..OwnState::default()
@@ -235,6 +274,8 @@ impl World {
         host.due = now;
         host.addresses.insert(address_of(index));
         self.announce(index, address_of(index));
+        let boot = self.boots;
+        self.post(now + DOUBT, index, Packet::Doubt { boot });
         self.work(index);
     }
 
@@ -246,8 +287,25 @@ impl World {
         host.waiting.clear();
     }
 
+    /// `balancer detach`, after the daemon was killed.
+    pub fn detach(&mut self, index: usize) {
+        self.strip(index);
+    }
+
     /// SIGTERM: in the daemon's order.
     pub fn end_daemon(&mut self, index: usize) {
+        self.strip(index);
+        for _ in 0..3 {
+            if let Some(cluster) = &mut self.hosts[index].daemon {
+                cluster.leave();
+            }
+            self.flush(index);
+        }
+        self.kill_daemon(index);
+    }
+
+    /// Takes the addresses away that its daemon has added.
+    fn strip(&mut self, index: usize) {
         let host = &mut self.hosts[index];
         for address in std::mem::take(&mut host.journal).into_keys() {
             host.addresses.remove(&address);
@@ -259,18 +317,17 @@ impl World {
         let own = address_of(index);
         host.flows
             .retain(|flow| host.kept && flow.identity.ip() == own);
-        for _ in 0..3 {
-            if let Some(cluster) = &mut self.hosts[index].daemon {
-                cluster.leave();
-            }
-            self.flush(index);
-        }
-        self.kill_daemon(index);
+        self.flow_changes += 1;
     }
 
-    /// Whether frames get from one host to the other.
+    /// Whether frames get from one host to the other, and back.
     pub fn connected(&self, a: usize, b: usize) -> bool {
-        self.lives(a) && self.lives(b) && self.side[a] == self.side[b]
+        self.reaches(a, b) && self.reaches(b, a)
+    }
+
+    fn reaches(&self, from: usize, to: usize) -> bool {
+        let alive = self.lives(from) && self.lives(to);
+        alive && self.side[from] == self.side[to] && !self.cut.contains(&(from, to))
     }
 
     /// Whether its kernel runs.
@@ -304,6 +361,11 @@ impl World {
                 return;
             }
             let (to, packet) = entry.remove();
+            if let Packet::Doubt { boot } = packet
+                && boot == self.hosts[to].boot
+            {
+                self.post(self.now + DOUBT, to, packet.clone());
+            }
             let host = &mut self.hosts[to];
             if let Packet::Announce { address } = packet {
                 if self.holders(address).contains(&to) {
@@ -340,10 +402,14 @@ impl World {
 
     fn read(&mut self, index: usize, packet: Packet) {
         let used = match packet {
-            Packet::HostProbed { whom } => self.connected(index, whom),
+            Packet::HostProbed { whom } => self.host_answers(index, whom),
             Packet::AddressProbed { address } => {
-                let mut holders = self.holders(address).into_iter();
-                holders.any(|holder| holder != index && self.connected(index, holder))
+                let holders = self.holders(address);
+                self.answers(index, &holders)
+            }
+            Packet::Doubt { boot } if boot == self.hosts[index].boot => {
+                self.doubt(index);
+                return;
             }
             _ => false,
         };
@@ -367,7 +433,43 @@ impl World {
             Packet::AddressProbed { address } => {
                 cluster.handle_identity_probe(local, address, used);
             }
-            Packet::Announce { .. } => {}
+            Packet::Announce { .. } | Packet::Doubt { .. } => {}
+        }
+    }
+
+    /// Whether the prober takes it that host `whom` lives.
+    fn host_answers(&mut self, prober: usize, whom: usize) -> bool {
+        let mut users = match self.kind {
+            Kind::Own => self.holders(address_of(whom)),
+            Kind::Added | Kind::Kept => vec![whom],
+        };
+        if let Some(cluster) = &self.hosts[prober].daemon {
+            let others = cluster.macs_of_others(id_of(whom));
+            users.retain(|user| !others.contains(&mac_of(*user)));
+        }
+        self.answers(prober, &users)
+    }
+
+    /// Whether one of `users` answers a probe.
+    fn answers(&mut self, prober: usize, users: &[usize]) -> bool {
+        let (random, loss) = (&mut self.random, self.faults.frame_loss_percent);
+        let mut passes = || random.u8(..100) >= loss;
+        let heard: Vec<bool> = (0..TRIES).map(|_| passes() && passes()).collect();
+        let mut others = users.iter().filter(|user| **user != prober);
+        heard.contains(&true) && others.any(|user| self.connected(prober, *user))
+    }
+
+    /// Looks who else has its addresses: their answers are seen on the link.
+    fn doubt(&mut self, index: usize) {
+        for address in self.hosts[index].addresses.clone() {
+            for user in self.holders(address) {
+                let seen = self.answers(index, &[user]);
+                let host = &mut self.hosts[index];
+                let local = host.time(self.now);
+                if let Some(cluster) = host.daemon.as_mut().filter(|_| seen) {
+                    cluster.handle_conflict(local, address, mac_of(user));
+                }
+            }
         }
     }
 
@@ -391,7 +493,7 @@ impl World {
             } else {
                 let next = cluster.next_timeout();
                 let host = &mut self.hosts[index];
-                host.due = next + host.behind;
+                host.due = Timestamp(next.0.saturating_add_signed(-host.ahead));
                 return;
             }
         }
@@ -547,7 +649,7 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: usize, packet: &Packet) {
-        if from == to || !self.connected(from, to) {
+        if from == to || !self.reaches(from, to) {
             return;
         }
         let copies = 1 + u8::from(self.random.u8(..100) < self.faults.repeat_percent);
@@ -567,7 +669,7 @@ impl World {
 
 impl Host {
     fn time(&self, now: Timestamp) -> Timestamp {
-        Timestamp(now.0 - self.behind.as_nanos() as u64)
+        Timestamp(now.0.saturating_add_signed(self.ahead))
     }
 }
 

@@ -256,6 +256,34 @@ fn a_living_host_keeps_its_address_whatever_becomes_of_its_daemon() {
     }
 }
 
+#[test]
+fn what_a_killed_daemon_left_and_detach_removed_is_taken_over() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let config = lab.config(WITHOUT_CPU);
+    let address: IpAddr = "10.77.0.201".parse().unwrap();
+    lab.server_mut(1).end_balancer(Signal::SIGTERM);
+    let arguments = adding(&config, "10.77.0.201/24");
+    lab.server_mut(1).attach(&arguments);
+    lab.wait_for_peers();
+    let client = Client::start(&lab.client, address);
+    client.wait_for("web1");
+
+    lab.server_mut(1).end_balancer(Signal::SIGKILL);
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(client.last(), "web1", "its host serves on");
+    assert_eq!(holder(lab.server(2), address), "web1");
+    assert_eq!(lab.server(1).ask(&["detach", "eth0"]).code, Some(0));
+    until("another one has it", PATIENCE, || {
+        ["web2", "web3"].contains(&client.last().as_str())
+    });
+    assert_ne!(holder(lab.server(2), address), "web1");
+
+    lab.server_mut(1).attach(&arguments);
+    client.wait_for("web1");
+    client.end();
+}
+
 /// Its kernel asks whether anybody has its address, hears the caretaker, and doesn't use it (RFC 4862, section 5.4).
 #[test]
 fn a_home_that_boots_uses_its_ipv6_address_again() {

@@ -24,6 +24,10 @@ pub struct Identity {
     /// Its host keeps it when its daemon ends: only of identities that this server holds.
     pub(super) kept: bool,
     pub(super) probe: Probe,
+    /// Probes in a row that nobody answered.
+    pub(super) unanswered: u32,
+    /// Its home holds it under a lower term than was known before: it is to be told of that.
+    pub(super) behind: bool,
     /// Since when it is free.
     pub(super) free_since: Option<Timestamp>,
     /// When its holder was last defended against another one's claim.
@@ -91,6 +95,8 @@ impl Identity {
             reason: Reason::Reported,
             kept: false,
             probe: Probe::Unknown,
+            unanswered: 0,
+            behind: false,
             free_since: None,
             defended: Timestamp(0),
         }
@@ -102,16 +108,31 @@ impl Identity {
 
     /// It isn't to be claimed now: what was found out for that is worth nothing later.
     pub(super) fn forget_search(&mut self) {
-        self.probe = Probe::Unknown;
+        self.forget_probes();
         self.free_since = None;
     }
 
-    pub(super) fn report(&self) -> IdentityReport {
+    /// Somebody was found to use it, or nobody.
+    pub(super) fn answered(&mut self, now: Timestamp, used: bool) {
+        (self.probe, self.unanswered) = if used {
+            (Probe::Used(now), 0)
+        } else {
+            (Probe::Unused(now), self.unanswered.saturating_add(1))
+        };
+    }
+
+    /// What was found out before isn't to be trusted.
+    pub(super) fn forget_probes(&mut self) {
+        self.probe = Probe::Unknown;
+        self.unanswered = 0;
+    }
+
+    pub(super) fn report(&self, held: bool) -> IdentityReport {
         IdentityReport {
             address: self.address,
             home: self.home,
             term: self.term,
-            held: true,
+            held,
         }
     }
 }

@@ -10,7 +10,7 @@
 //!      │ has it  │ <──────────────────────────── somebody uses it ── │ has it │   │ if nobody was there
 //!      └─────────┘                                                   └────────┘ ──┘ and it isn't free yet
 //!        ^     ^                                                         │
-//!        │     │ home is back, a higher claim, a host seen to use it     │ nobody uses it, and the holder is
+//!        │     │ home is back, a higher claim, a mute host uses it       │ nobody uses it, and the holder is
 //!        │     └──────────────────────────┐                              │ dead, has left, or has let go of it
 //!        │                              ┌──────────────┐                 │ (and a majority is in sight, if
 //!        │ goodbye                      │ this server  │                 │ that is required)
@@ -20,7 +20,8 @@
 //!
 //! The home of an identity has it whenever its daemon runs: it never asks. If it sees another holder it takes a higher
 //! term and announces itself, and that holder lets go. Of two caretakers the one with the higher term has it, then the
-//! one with the lower id. Of two homes (a wrong configuration) neither gives in, and neither fights.
+//! one with the lower id; one that isn't heard, but whose host uses it, has it before one that is, since only that can let
+//! go. Of two homes (a wrong configuration) neither gives in, and neither fights.
 
 mod doubts;
 mod election;
@@ -38,7 +39,10 @@ pub use identity::{Identity, Reason};
 
 pub(super) use election::Sight;
 
-use super::{Event, IdentityReport, MAX_IDENTITIES, Outbox, Report, ServerId, Timestamp, Timing};
+use super::{
+    Event, IdentityReport, MAX_IDENTITIES, Outbox, Peer, Report, ServerId, Status, Timestamp,
+    Timing,
+};
 use doubts::{Cause, Doubts};
 use election::Standing;
 use identity::Probe;
@@ -79,6 +83,13 @@ const UNABLE_TIMEOUTS: u32 = 10;
 
 /// How long an address that somebody was found to use isn't asked for again.
 const USED_TIMEOUTS: u32 = 4;
+
+/// Probes in a row that nobody answers before an identity is taken whose holder is silent, but whose host lives: that would serve on.
+const LET_GO: u32 = 2;
+
+/// Identities that are known at one time: others are as good as not told of. So many the program's table has room for, beside the servers'
+/// own addresses.
+const MAX_KNOWN: usize = 8_192;
 
 /// The identities of the cluster.
 #[derive(Debug)]
@@ -130,17 +141,19 @@ impl Takeover {
         self.identities.values()
     }
 
-    /// What this server reports to hold.
+    /// What this server reports to hold, and not to hold under a term that its home doesn't know of.
     pub fn reports(&self) -> Vec<IdentityReport> {
-        self.held().map(Identity::report).collect()
+        let is_behind =
+            |identity: &&Identity| identity.behind && identity.is_held_by(identity.home);
+        let behind = self.iter().filter(is_behind);
+        let held = self.held().map(|identity| identity.report(true));
+        let told = held.chain(behind.map(|identity| identity.report(false)));
+        told.take(MAX_IDENTITIES).collect()
     }
 
     /// What it reports in its goodbye: of that the addresses that stay with its host are held.
     pub fn last_reports(&self) -> Vec<IdentityReport> {
-        let last = |identity: &Identity| IdentityReport {
-            held: identity.kept,
-            ..identity.report()
-        };
+        let last = |identity: &Identity| identity.report(identity.kept);
         self.held().map(last).collect()
     }
 
@@ -162,6 +175,11 @@ impl Takeover {
         identity.is_some_and(|identity| identity.is_held_by(self.me))
     }
 
+    /// Whether this server would need a majority to take over anything, and has none.
+    pub fn lacks_majority(&self, sight: &Sight) -> bool {
+        self.require == Require::Majority && !sight.has_majority()
+    }
+
     fn held(&self) -> impl Iterator<Item = &Identity> {
         self.identities
             .values()
@@ -181,13 +199,8 @@ impl Takeover {
         for claim in &report.identities {
             if claim.held {
                 self.handle_claim(now, from, claim, sight, timing, out);
-            } else if let Some(identity) = self.identities.get_mut(&claim.address.addr())
-                && identity.is_held_by(from)
-            {
-                // It says so when it has removed the address: nobody need be asked.
-                identity.term = identity.term.max(claim.term);
-                pass(now, identity, None, Reason::HolderLeft, out);
-                identity.probe = Probe::Unused(now);
+            } else {
+                self.handle_disclaimer(now, report, claim, timing, out);
             }
         }
         self.forget_unsaid(now, report, out);
@@ -236,6 +249,9 @@ impl Takeover {
         let me = self.me;
         let address = claim.address.addr();
         if from != claim.home && !self.may_be_claimed(address, claim.home, sight) {
+            return;
+        }
+        if self.identities.len() >= MAX_KNOWN && !self.identities.contains_key(&address) {
             return;
         }
         let identity = self
@@ -301,10 +317,40 @@ impl Takeover {
         }
         if is_home {
             identity.home = from;
+            identity.behind = claim.term < identity.term;
         }
     }
 
-    /// Whether a server other than its home may have an identity: a home that is there and doesn't name it has none.
+    /// Somebody says that it hasn't an identity, which it knows of under a term.
+    fn handle_disclaimer(
+        &mut self,
+        now: Timestamp,
+        report: &Report,
+        claim: &IdentityReport,
+        timing: Timing,
+        out: &mut Outbox,
+    ) {
+        let (me, from) = (self.me, report.server);
+        let Some(identity) = self.identities.get_mut(&claim.address.addr()) else {
+            return;
+        };
+        if identity.is_held_by(from) {
+            identity.term = identity.term.max(claim.term);
+            pass(now, identity, None, Reason::HolderLeft, out);
+            if report.leaving {
+                // It says so when it has removed the address: nobody need be asked.
+                identity.answered(now, false);
+            }
+        } else if [identity.home, claim.home] == [me; 2] && claim.term >= identity.term {
+            // A caretaker has come and gone, unheard: it let go when it heard this server, or before this one was started.
+            identity.term = claim.term.saturating_add(1);
+            let cause = Cause::Claim(from);
+            reclaim(now, identity, cause, &mut self.doubts, timing, out);
+        }
+    }
+
+    /// Whether a server other than its home may have an identity: a home that is there and doesn't name it has none. One that nobody
+    /// has heard of may well have one: its caretaker may be all that is left after a restart of the whole cluster.
     fn may_be_claimed(&self, address: IpAddr, home: ServerId, sight: &Sight) -> bool {
         if home == self.me {
             return self
@@ -348,12 +394,12 @@ impl Takeover {
         });
     }
 
-    /// A frame has shown that another host uses `address`: `by`, as of its last report, if it is one that is known.
+    /// A frame has shown that another host uses `address`: `by`, if it is one that is known.
     pub fn handle_conflict(
         &mut self,
         now: Timestamp,
         address: IpAddr,
-        by: Option<&Report>,
+        by: Option<&Peer>,
         timing: Timing,
         out: &mut Outbox,
     ) {
@@ -364,27 +410,28 @@ impl Takeover {
         if !identity.is_held_by(me) {
             return;
         }
-        let is_home_too = |report: &Report| {
-            let mut named = report.identities.iter();
-            named.any(|named| named.address.addr() == address && named.home == report.server)
+        let is_home_too = |peer: &Peer| {
+            let mut named = peer.report.identities.iter();
+            named.any(|named| named.address.addr() == address && named.home == peer.report.server)
         };
         if identity.home == me {
             // A stranger's host would go on, and so would another home: that is for the operator, whom the driver warns.
-            if by.is_some_and(|report| !is_home_too(report)) {
+            if by.is_some_and(|peer| !is_home_too(peer)) {
                 reclaim(now, identity, Cause::Frame, &mut self.doubts, timing, out);
             }
             return;
         }
-        let by = by.map(|report| report.server);
-        if by.is_none() || by == Some(identity.home) {
-            let reason = match by {
-                Some(_) => Reason::Home,
-                None => Reason::SeenElsewhere,
-            };
-            release(now, identity, by, reason, out);
-            identity.probe = Probe::Used(now);
-        }
-        // Of two caretakers the reports decide.
+        let reason = match by {
+            Some(peer) if peer.report.server == identity.home => Reason::Home,
+            // Of two caretakers the reports decide.
+            Some(peer) if peer.status == Status::Online => return,
+            // One whose daemon has ended doesn't let go. While both answer, a client's packets go now to the one, now to the other,
+            // and its connections break; its kernel serves on alone, as that of any silent host does.
+            Some(_) | None => Reason::SeenElsewhere,
+        };
+        let by = by.map(|peer| peer.report.server);
+        release(now, identity, by, reason, out);
+        identity.answered(now, true);
     }
 
     /// What the probe that [`Event::ProbeIdentity`] asked for gave.
@@ -392,11 +439,7 @@ impl Takeover {
         if let Some(identity) = self.identities.get_mut(&address)
             && let Probe::Asked(_) = identity.probe
         {
-            identity.probe = if used {
-                Probe::Used(now)
-            } else {
-                Probe::Unused(now)
-            };
+            identity.answered(now, used);
         }
     }
 
@@ -416,13 +459,14 @@ impl Takeover {
     /// What was found out before is not to be trusted: this server didn't run for a while.
     pub fn distrust(&mut self) {
         for identity in self.identities.values_mut() {
-            identity.probe = Probe::Unknown;
+            identity.forget_probes();
         }
     }
 
     /// Asks and claims what is due.
     pub fn settle(&mut self, now: Timestamp, sight: &Sight, timing: Timing, out: &mut Outbox) {
-        let (me, require) = (self.me, self.require);
+        let me = self.me;
+        let lacks_majority = self.lacks_majority(sight);
         let identities = &self.identities;
         let is_held = |address: &IpAddr| {
             let identity = identities.get(address);
@@ -440,16 +484,21 @@ impl Takeover {
             if identity.is_held_by(me) {
                 continue;
             }
-            let free = match identity.holder.map(|holder| sight.standing(holder)) {
-                Some(Standing::Present | Standing::Silent) => None,
-                Some(Standing::Overdue) => Some(false),
-                Some(Standing::Left | Standing::Gone) | None => Some(true),
+            let standing = identity.holder.map(|holder| sight.standing(holder));
+            // How many probes in a row that nobody answers make it free.
+            let enough = match standing {
+                Some(Standing::Present) => None,
+                // It may report yet.
+                Some(Standing::Overdue) => Some(u32::MAX),
+                // Its daemon was killed, and somebody has taken the addresses away after that.
+                Some(Standing::Silent) => Some(LET_GO),
+                Some(Standing::Left | Standing::Gone) | None => Some(1),
             };
             // A home that is there takes what is its own.
-            let free = free.filter(|_| sight.standing(identity.home) != Standing::Present);
+            let enough = enough.filter(|_| sight.standing(identity.home) != Standing::Present);
             // The rank takes a look at every peer: it is for those few that may be free.
-            let search = free.and_then(|free| Some((free, sight.rank(*address)?)));
-            let Some((free, rank)) = search else {
+            let search = enough.and_then(|enough| Some((enough, sight.rank(*address)?)));
+            let Some((enough, rank)) = search else {
                 identity.forget_search();
                 continue;
             };
@@ -457,7 +506,7 @@ impl Takeover {
             let since = *identity.free_since.get_or_insert(now);
             let turn = since + timing.timeout() * rank;
             if now < turn {
-                identity.probe = Probe::Unknown;
+                identity.forget_probes();
                 next = next.min(turn);
                 continue;
             }
@@ -467,13 +516,18 @@ impl Takeover {
                 _ => at + timing.probing(),
             };
             let fresh = |at| now < again(at);
+            let free = identity.unanswered >= enough;
             match identity.probe {
                 Probe::Unused(at) if fresh(at) && free && held < MAX_IDENTITIES => {
-                    if require == Require::Majority && !sight.has_majority() {
+                    if lacks_majority {
                         next = next.min(again(at));
                         continue;
                     }
-                    claim(now, identity, me, out);
+                    let reason = match standing {
+                        Some(Standing::Left | Standing::Gone) => Reason::HolderDied,
+                        _ => Reason::HolderLeft,
+                    };
+                    claim(now, identity, me, reason, out);
                     held += 1;
                 }
                 Probe::Asked(at) | Probe::Used(at) | Probe::Unused(at) if fresh(at) => {
@@ -515,11 +569,7 @@ fn pass(
     }
 }
 
-fn claim(now: Timestamp, identity: &mut Identity, me: ServerId, out: &mut Outbox) {
-    let reason = match identity.holder {
-        Some(_) => Reason::HolderDied,
-        None => Reason::HolderLeft,
-    };
+fn claim(now: Timestamp, identity: &mut Identity, me: ServerId, reason: Reason, out: &mut Outbox) {
     identity.term = identity.term.saturating_add(1);
     pass(now, identity, Some(me), reason, out);
     out.moves.push_back(Event::Assume(Assumed {

@@ -2,7 +2,7 @@
 //!
 //! The kernel can't be asked: a peer's address is on our own `lo` too. So the requests are ours, on a packet socket.
 
-use std::{io, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeSet, io, net::Ipv4Addr, time::Duration};
 
 use super::question::Question;
 
@@ -11,7 +11,7 @@ pub(super) const BROADCAST: [u8; 6] = [0xff; 6];
 /// Asks on an interface, up to three times within `timeout`, who uses `target`. Returns the MAC address of the first that
 /// answers, or `None`.
 ///
-/// With `source` 0.0.0.0 this is a probe as in RFC 5227, which leaves no trace in the neighbour table of others. Any ARP
+/// What one of `others` answers is no answer. With `source` 0.0.0.0 this is a probe as in RFC 5227, which leaves no trace in the neighbour table of others. Any ARP
 /// packet that comes from `target` counts as an answer, a request too (section 2.1.1), unless it is from
 /// `interface_mac` itself. Must be called within a tokio runtime; needs the capability `CAP_NET_RAW`.
 pub async fn probe(
@@ -19,6 +19,7 @@ pub async fn probe(
     interface_mac: [u8; 6],
     source: Ipv4Addr,
     target: Ipv4Addr,
+    others: &BTreeSet<[u8; 6]>,
     timeout: Duration,
 ) -> io::Result<Option<[u8; 6]>> {
     let question = Question {
@@ -29,7 +30,9 @@ pub async fn probe(
         packet: &request(interface_mac, source, target),
     };
     question
-        .ask(&[], timeout, |packet| sender(packet, target))
+        .ask(&[], timeout, |packet| {
+            sender(packet, target).filter(|mac| !others.contains(mac))
+        })
         .await
 }
 

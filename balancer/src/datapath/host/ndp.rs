@@ -2,7 +2,7 @@
 //!
 //! As with ARP, the kernel can't be asked: a peer's address is on our own `lo` too.
 
-use std::{io, net::Ipv6Addr, time::Duration};
+use std::{collections::BTreeSet, io, net::Ipv6Addr, time::Duration};
 
 use socket2::SockFilter;
 
@@ -11,7 +11,7 @@ use super::question::Question;
 /// Asks on an interface, up to three times within `timeout`, who uses `target`. Returns the MAC address of the first that
 /// answers, or `None`.
 ///
-/// With `source` `::` this is a solicitation as in duplicate address detection (RFC 4862 section 5.4), which leaves no trace
+/// What one of `others` answers is no answer. With `source` `::` this is a solicitation as in duplicate address detection (RFC 4862 section 5.4), which leaves no trace
 /// in the neighbour cache of others, and which is answered to all nodes (RFC 4861 section 7.2.4). Must be called within a
 /// tokio runtime; needs the capability `CAP_NET_RAW`.
 pub async fn probe(
@@ -19,6 +19,7 @@ pub async fn probe(
     interface_mac: [u8; 6],
     source: Ipv6Addr,
     target: Ipv6Addr,
+    others: &BTreeSet<[u8; 6]>,
     timeout: Duration,
 ) -> io::Result<Option<[u8; 6]>> {
     let group = solicited_node(target);
@@ -33,7 +34,7 @@ pub async fn probe(
     };
     question
         .ask(&only_advertisements(), timeout, |packet| {
-            advertiser(packet, target)
+            advertiser(packet, target).filter(|mac| !others.contains(mac))
         })
         .await
 }
