@@ -15,6 +15,7 @@ mod tests;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
@@ -36,6 +37,9 @@ const MIN_BUFFER: usize = 64 << 10;
 
 /// How often a connection is looked at until it holds still.
 const LOOKS: usize = 5;
+
+/// From one look to the next: longer than another processor takes for a packet.
+const PAUSE: Duration = Duration::from_micros(100);
 
 /// The program of a socket filter (`SO_ATTACH_FILTER`): "return 0 bytes of the packet" drops it, before TCP sees it.
 const DROP_ALL: [SockFilter; 1] = [SockFilter::new(
@@ -273,7 +277,7 @@ impl Frozen {
     fn still(&mut self) -> Result<Snapshot, Error> {
         for _ in 1..LOOKS {
             match Snapshot::of(&self.stream, self.window) {
-                Err(Error::Restless) => {}
+                Err(Error::Restless) => std::thread::sleep(PAUSE),
                 read => return read,
             }
             let shut = shut(&self.stream).map_err(because("stop the connection"))?;

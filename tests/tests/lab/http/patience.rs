@@ -76,7 +76,7 @@ fn an_answer_that_its_client_never_takes_is_given_up() {
         ping.is_err()
             || match read {
                 Ok(length) => length == 0,
-                Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+                Err(error) => error.kind() != io::ErrorKind::WouldBlock,
             }
     });
 }

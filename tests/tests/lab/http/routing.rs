@@ -174,13 +174,13 @@ stateful = { cookie = false }
     }
 
     let server = cluster.lab.server(1);
-    let told = server.json(&["explain", "http", "POST", "http://any.test/data/x"]);
+    let told = server.json(&["explain", "http", "POST", "http://any.test:8000/data/x"]);
     assert_eq!(
         (&told["rule"], &told["verdict"], &told["server"]),
         (&"writes".into(), &"handoff".into(), &"web2".into()),
         "{told}"
     );
-    let text = server.ask(&["explain", "http", "POST", "http://any.test/data/x"]);
+    let text = server.ask(&["explain", "http", "POST", "http://any.test:8000/data/x"]);
     for part in ["rule writes, /data/*: for web2", "S405", "web2", "hand"] {
         assert!(text.output.contains(part), "{part}: {}", text.output);
     }
@@ -192,7 +192,7 @@ stateful = { cookie = false }
             .lab
             .client
             .run("ip", &["address", "add", &net, "dev", "eth0"]);
-        let url = "http://any.test/mine/x";
+        let url = "http://any.test:8000/mine/x";
         let told = server.json(&["explain", "http", "GET", url, "--client", &address]);
         let answer = cluster.get(1, "/mine/x", &["--interface", &address]);
         assert_eq!(told["server"], answer.server, "{told}");
