@@ -198,8 +198,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     }
 
     /// Where a client may be sending what nobody reads, closing at once would reset the connection, and the client would lose
-    /// the answer that tells it why (RFC 9112, 9.6): so what it sends is thrown away, for a while.
+    /// the answer that tells it why (RFC 9112, 9.6): so what it sends is thrown away, for a while. Else the stream is closed
+    /// at once, so a system call would tell the client what it is told in any case; but a WebSocket's goes on the other way.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.watch.has_unread() && !self.watch.is_two_way() {
+            return Poll::Ready(Ok(()));
+        }
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
             if !self.watch.has_unread() {

@@ -72,6 +72,7 @@ pub async fn ask(
     }
     head::leave_connection(&mut parts.headers);
     head::ask_for_websocket(&mut parts.headers);
+    client.watch().on_two_way();
     tokio::spawn(tunnel(client.clone(), from_client, from_server, flight));
     Ok(Response::from_parts(parts, Answer::nothing()))
 }

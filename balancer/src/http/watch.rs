@@ -48,6 +48,8 @@ pub struct Watch {
     stuck: AtomicU64,
     /// A request's body was not read to its end.
     unread: AtomicBool,
+    /// The client may go on sending when it gets nothing more: a WebSocket.
+    two_way: AtomicBool,
     /// For each HTTP/2 request: since when there has been something of its answer that the client didn't take, or 0.
     offers: Mutex<Vec<Arc<AtomicU64>>>,
     /// Requests that were answered to the end, and that their client gave up.
@@ -83,6 +85,7 @@ impl Watch {
             framed: AtomicBool::new(false),
             stuck: AtomicU64::new(0),
             unread: AtomicBool::new(false),
+            two_way: AtomicBool::new(false),
             offers: Mutex::default(),
             answered: AtomicU32::new(0),
             cancelled: AtomicU32::new(0),
@@ -129,6 +132,16 @@ impl Watch {
     /// Whether the client may be sending what nobody reads.
     pub fn has_unread(&self) -> bool {
         self.unread.load(Relaxed)
+    }
+
+    /// It is a WebSocket from now on.
+    pub fn on_two_way(&self) {
+        self.two_way.store(true, Relaxed);
+    }
+
+    /// Whether the client may go on sending when it gets nothing more.
+    pub fn is_two_way(&self) -> bool {
+        self.two_way.load(Relaxed)
     }
 
     /// It speaks HTTP/2.
