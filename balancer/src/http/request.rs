@@ -257,6 +257,8 @@ async fn otherwise(
     if let Route::Handoff(to) = next.route {
         next.route = Route::Relay(to);
     }
+    // It was counted when the request was routed first.
+    next.note = None;
     let server = match &next.route {
         Route::Here => view.own.id,
         Route::Relay(id) | Route::Handoff(id) => *id,

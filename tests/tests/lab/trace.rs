@@ -51,7 +51,7 @@ fn only_what_was_asked_for_is_told() {
     let Some(mut lab) = Lab::new(3) else { return };
     lab.start(WITHOUT_CPU, "generic");
     let address = lab.server(1).address();
-    let _load = Held::open(&lab.client, address, 14, 20);
+    let _load = Held::open(&lab.client, address, 14, 60);
     let steered = start(
         &lab,
         "steered",

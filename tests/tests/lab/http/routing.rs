@@ -258,14 +258,13 @@ fn fifth_embodiment_a_transaction_stays_where_it_began() {
             .any(|server| server["name"] == other && server["ready"] == false)
     });
     let browser = cluster.browser("b");
-    assert_eq!(browser.ask(3, &transfer).server, home);
-    assert_eq!(cluster.counted(3, "transaction_lost"), 1);
-    assert_eq!(browser.ask(3, &transfer).server, home);
-    assert_eq!(
-        cluster.counted(3, "transaction_lost"),
-        1,
-        "it goes on there"
-    );
+    // The other one's transaction may have been counted here, too, if this server heard of its server's end first.
+    let before = cluster.counted(3, "transaction_lost");
+    for round in 0..2 {
+        assert_eq!(browser.ask(3, &transfer).server, home);
+        let lost = cluster.counted(3, "transaction_lost") - before;
+        assert_eq!(lost, 1, "round {round}: it goes on there");
+    }
     // A forged ticket is none.
     let forged = ["-b", "balancer-banking=AAAABBBBCCCC"];
     assert_eq!(cluster.get(3, "/banking/transfer", &forged).server, home);
