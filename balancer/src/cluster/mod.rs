@@ -388,6 +388,18 @@ impl Cluster {
         self.settle(now);
     }
 
+    /// Takes in that a link of this host's carries again what it didn't for a while. Peers and the link are told at once, since
+    /// caretakers go on until they hear of it; but flows of theirs must not be reset, so those are asked for before.
+    pub fn handle_link_up(&mut self, now: Timestamp) {
+        self.notice_stall(now);
+        self.asker.listen(now);
+        self.takeover.wake(&mut self.out);
+        self.takeover.come_together(now, self.timing, &mut self.out);
+        self.reporter.report_now(now);
+        self.out.ask(now, Destination::Group);
+        self.settle(now);
+    }
+
     /// Takes in that this host couldn't take the address that [`Event::Assume`] told it to. It leaves takeovers to others
     /// for a while.
     pub fn renounce(&mut self, now: Timestamp, address: IpAddr) {

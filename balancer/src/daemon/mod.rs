@@ -3,7 +3,7 @@
 //! `prepare` checks and opens what it needs, `start` brings it up, `running` is its life, of which `peers` and `commands` are
 //! parts, as is `drain`; `guests` counts for peers that drain; `services` is what it knows of its services, `probes` how it finds out whether a
 //! silent peer's host lives, `takeover` what it does about identities, `recovery` about the flows on them, `disputes` about those that others have as well, `links` what it
-//! announces and sees on its links, `moves` about connections that move to another server, `macs` what it does when their Ethernet addresses change, `history`
+//! announces and sees on its links, `moves` about connections that move to another server, `interfaces` what it does when its interfaces change, `history`
 //! what has changed, `report` what it tells of itself.
 
 mod collector;
@@ -12,8 +12,8 @@ mod disputes;
 mod drain;
 mod guests;
 mod history;
+mod interfaces;
 mod links;
-mod macs;
 mod moves;
 mod peers;
 mod prepare;

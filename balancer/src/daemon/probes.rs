@@ -11,7 +11,7 @@ use super::prepare::Prepared;
 use super::running::{Running, TICK};
 use crate::cluster::{ServerId, Timestamp};
 use crate::datapath::host::{arp, ndp};
-use crate::datapath::interface::{Interface, has_carrier};
+use crate::datapath::interface::{Interface, LinkState};
 use crate::exchange::clock;
 
 /// How long a host may take to answer a probe: as long as there is until the time-out, and no longer than this.
@@ -100,9 +100,9 @@ impl Running {
         tokio::spawn(async move {
             let (index, mac) = (interface.index, interface.mac);
             // Without a carrier nobody could answer, and silence would say nothing.
-            match has_carrier(index).await {
-                Ok(true) => {}
-                Ok(false) => return,
+            match LinkState::of(index).await {
+                Ok(state) if state.carrier => {}
+                Ok(_) => return,
                 Err(error) => log::warn!("cannot see whether {} is up: {error:#}", interface.name),
             }
             let answer = match address {

@@ -24,6 +24,8 @@ pub struct Interface {
     pub addresses: Vec<IpNet>,
     /// The longest IP packet that it carries, in bytes.
     pub mtu: u32,
+    /// Whether it is up and its link is.
+    pub carrier: bool,
     /// Whether it is one end of a veth pair.
     pub veth: bool,
     /// The XDP program that it had when it was looked up.
@@ -94,29 +96,45 @@ impl Interface {
             mac,
             addresses: addresses.iter().filter_map(network).collect(),
             mtu: mtu(&link),
+            carrier: carrier(&link),
             veth: is_veth(&link),
             xdp: xdp_state(&link),
         })
     }
 }
 
-/// The Ethernet address that an interface has now.
-pub async fn mac_of(index: u32) -> Result<[u8; 6]> {
-    let (link, _) = ask(index).await?;
-    let mac = link
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::Address(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
-            _ => None,
-        });
-    mac.context("the interface has no Ethernet address")
+/// What may change about an interface at any time.
+pub struct LinkState {
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
+    /// Whether it is up and its link is.
+    pub carrier: bool,
 }
 
-/// Whether an interface is up and its link is.
-pub async fn has_carrier(index: u32) -> Result<bool> {
-    let (link, _) = ask(index).await?;
-    Ok(link.header.flags.contains(LinkFlags::LowerUp))
+impl LinkState {
+    /// As it is now.
+    ///
+    /// # Errors
+    ///
+    /// The interface has gone, or has no Ethernet address.
+    pub async fn of(index: u32) -> Result<Self> {
+        let (link, _) = ask(index).await?;
+        let mac = link
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::Address(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
+                _ => None,
+            });
+        Ok(Self {
+            mac: mac.context("the interface has no Ethernet address")?,
+            carrier: carrier(&link),
+        })
+    }
+}
+
+fn carrier(link: &LinkMessage) -> bool {
+    link.header.flags.contains(LinkFlags::LowerUp)
 }
 
 /// RFC 894's, should the kernel not say.

@@ -7,14 +7,16 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ProtocolVersion;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::handoff::{Given, Loose, Loosen, Moving, Origin, give};
@@ -23,7 +25,7 @@ use super::link::Link;
 use super::pool::Destination;
 use super::proxy_protocol::{self, Header};
 use super::request;
-use super::stream::ClientStream;
+use super::stream::{ClientStream, Rewound};
 use super::tls::{Parts, Records, Whole};
 use super::watch::{InFlight, Order, Watch};
 use super::worker::Place;
@@ -41,6 +43,9 @@ const HEADERS_OF_HYPER: u32 = 100;
 
 /// Requests that a client may have in flight on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
+
+/// How long a client may take for the last word on a connection that rests.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Bytes of answers that wait in memory for one HTTP/2 stream's client.
 const STREAM_BUFFER_MAX: usize = 64 * 1024;
@@ -294,59 +299,113 @@ async fn speak<S: Loosen>(
         // hyper has room for it as long as the connection is open: for a pointer, if it is boxed.
         move |request| Box::pin(request::answer(client.clone(), request))
     });
-    let stream = TokioIo::new(stream);
     if h2 {
         client.watch().on_framed();
         let connection = http2::Builder::new(TokioExecutor::new())
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(limits.header_bytes)
             .max_send_buf_size(STREAM_BUFFER_MAX)
-            .serve_connection(stream, service);
+            .serve_connection(TokioIo::new(stream), service);
         let connection = Box::pin(connection);
         let finish = http2::Connection::graceful_shutdown;
         drive(connection, finish, client).await;
-        None
-    } else {
-        let mut http1 = http1::Builder::new();
-        http1.max_header_size(limits.header_bytes as usize);
-        // If it isn't told, hyper needs no memory for so many.
-        if limits.headers != HEADERS_OF_HYPER {
-            http1.max_headers(limits.headers as usize);
-        }
-        let connection = http1.serve_connection(stream, service).with_upgrades();
-        let connection = Box::pin(connection);
+        return None;
+    }
+    let mut http1 = http1::Builder::new();
+    http1.max_header_size(limits.header_bytes as usize);
+    // If it isn't told, hyper needs no memory for so many.
+    if limits.headers != HEADERS_OF_HYPER {
+        http1.max_headers(limits.headers as usize);
+    }
+    let mut stream = Rewound::new(stream, Bytes::new());
+    loop {
+        let connection = http1.serve_connection(TokioIo::new(stream), service.clone());
+        let connection = Box::pin(connection.with_upgrades());
         let finish = http1::UpgradeableConnection::graceful_shutdown;
-        let (connection, mut moving) = drive(connection, finish, client).await?;
-        let mut read = std::mem::take(&mut moving.head);
-        moving.body.drain(&mut read).await;
+        let (connection, moving) = match drive(connection, finish, client).await {
+            Driven::Over => return None,
+            Driven::Moves(connection, moving) => (connection, Some(moving)),
+            Driven::Rests(connection) => (connection, None),
+        };
         let parts = Pin::into_inner(connection).into_parts()?;
-        read.extend_from_slice(&parts.read_buf);
-        match parts.io.into_inner().loosen(read).await {
-            Ok(loose) => {
-                let Moving { to, flight, .. } = moving;
-                Some(Leaving { loose, to, flight })
-            }
-            Err(error) => {
-                let text = format!("a connection that was to move is lost: {error:#}");
-                client.place.service.warn(&text);
-                None
-            }
+        let (inner, further) = parts.io.into_inner().into_parts();
+        let unread = if further.is_empty() {
+            parts.read_buf
+        } else {
+            [parts.read_buf, further].concat().into()
+        };
+        if let Some(moving) = moving {
+            return uproot(inner, &unread, moving, client).await;
+        }
+        if !unread.is_empty() {
+            // It isn't idle: a head has begun behind the request before.
+            client.watch().on_bytes();
+        }
+        stream = Rewound::new(inner, unread);
+        rest(&mut stream, client.watch()).await?;
+    }
+}
+
+/// Takes a connection that is to move out of its stream.
+async fn uproot<S: Loosen>(
+    stream: S,
+    unread: &[u8],
+    mut moving: Moving,
+    client: &Client,
+) -> Option<Leaving> {
+    let mut read = std::mem::take(&mut moving.head);
+    moving.body.drain(&mut read).await;
+    read.extend_from_slice(unread);
+    match stream.loosen(read).await {
+        Ok(loose) => {
+            let Moving { to, flight, .. } = moving;
+            Some(Leaving { loose, to, flight })
+        }
+        Err(error) => {
+            let text = format!("a connection that was to move is lost: {error:#}");
+            client.place.service.warn(&text);
+            None
         }
     }
 }
 
-/// Serves until the connection is over, or an order says so. Or it is to move: then it is returned, with the request.
+/// Waits for something to read. `None`: the connection is over.
+async fn rest<S: Loosen>(stream: &mut Rewound<S>, watch: &Watch) -> Option<()> {
+    let readable = poll_fn(|context| stream.poll_readable(context));
+    let readable = unless_ended(watch, readable).await;
+    if readable.is_none() && watch.ordered() == Order::Finish {
+        // TLS has a last word.
+        let _ = timeout(FAREWELL, stream.shutdown()).await;
+    }
+    readable
+}
+
+/// What has become of a connection.
+enum Driven<C> {
+    /// It is over.
+    Over,
+    /// It is to move, for this request.
+    Moves(C, Moving),
+    /// Nothing has come for a while.
+    Rests(C),
+}
+
+/// Serves until the connection is over, or something else is to be done with it.
 async fn drive<C: Future>(
-    mut connection: Pin<Box<C>>,
+    connection: Pin<Box<C>>,
     finish: fn(Pin<&mut C>),
     client: &Client,
-) -> Option<(Pin<Box<C>>, Moving)> {
+) -> Driven<Pin<Box<C>>> {
     let watch = client.watch();
     let mut told = false;
+    let mut driven = Some(connection);
     poll_fn(|context| {
+        let Some(mut connection) = driven.take() else {
+            return Poll::Ready(Driven::Over);
+        };
         let order = watch.ordered();
         if order == Order::Close {
-            return Poll::Ready(None);
+            return Poll::Ready(Driven::Over);
         }
         if order == Order::Finish && !told {
             told = true;
@@ -354,15 +413,18 @@ async fn drive<C: Future>(
         }
         // How a client's connection ends is the client's business.
         if connection.as_mut().poll(context).is_ready() {
-            return Poll::Ready(None);
+            return Poll::Ready(Driven::Over);
         }
-        match lock(&client.moving).take() {
-            Some(moving) => Poll::Ready(Some(moving)),
-            None => Poll::Pending,
+        if let Some(moving) = lock(&client.moving).take() {
+            return Poll::Ready(Driven::Moves(connection, moving));
         }
+        if watch.may_rest() {
+            return Poll::Ready(Driven::Rests(connection));
+        }
+        driven = Some(connection);
+        Poll::Pending
     })
     .await
-    .map(|moving| (connection, moving))
 }
 
 /// The task that this is polled in is told of orders.

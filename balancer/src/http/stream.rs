@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep};
 use tokio_rustls::client::TlsStream;
 
+use super::handoff::Loosen;
 use super::watch::Watch;
 
 /// What a stream to a web server or a peer's module is made of.
@@ -79,6 +80,54 @@ impl<S> ClientStream<S> {
     /// The stream, and what of it hasn't been read here.
     pub fn into_parts(self) -> (S, Bytes) {
         (self.stream, self.unread)
+    }
+}
+
+impl ClientStream<TcpStream> {
+    /// Something may have come since it was read last, if all was read then.
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        // A connection that broke has that to tell.
+        self.stream.poll_read_ready(context).map(drop)
+    }
+}
+
+/// A stream with something before it that was read from it already.
+pub struct Rewound<S> {
+    stream: S,
+    unread: Bytes,
+}
+
+impl<S> Rewound<S> {
+    /// `unread` comes first.
+    pub fn new(stream: S, unread: Bytes) -> Self {
+        Self { stream, unread }
+    }
+
+    /// The stream, and what of `unread` wasn't read.
+    pub fn into_parts(self) -> (S, Bytes) {
+        (self.stream, self.unread)
+    }
+}
+
+impl<S: Loosen> Rewound<S> {
+    /// Whether there may be anything to read.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.unread.is_empty() {
+            self.stream.client().poll_readable(context)
+        } else {
+            Poll::Ready(())
+        }
+    }
+}
+
+/// Reads of what was read before.
+fn read_again(unread: &mut Bytes, buffer: &mut ReadBuf<'_>) {
+    let length = unread.len().min(buffer.remaining());
+    buffer.put_slice(&unread[..length]);
+    unread.advance(length);
+    if unread.is_empty() {
+        // Else it would keep its memory.
+        *unread = Bytes::new();
     }
 }
 
@@ -154,13 +203,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
                 self.watch.on_bytes();
             }
         } else {
-            let length = self.unread.len().min(buffer.remaining());
-            buffer.put_slice(&self.unread[..length]);
-            self.unread.advance(length);
-            if self.unread.is_empty() {
-                // Else it would keep its memory.
-                self.unread = Bytes::new();
-            }
+            read_again(&mut self.unread, buffer);
         }
         Poll::Ready(Ok(()))
     }
@@ -222,5 +265,49 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        read_again(&mut self.unread, buffer);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -55,9 +55,14 @@ pub struct Watch {
     /// Requests that were answered to the end, and that their client gave up.
     answered: AtomicU32,
     cancelled: AtomicU32,
+    /// It has been idle for a while: it may give back the memory that requests take.
+    rest: AtomicBool,
     order: AtomicU8,
     waker: Mutex<Option<Waker>>,
 }
+
+/// How long a connection is idle before it may rest: who goes from page to page doesn't pay for it.
+const REST: Duration = Duration::from_secs(1);
 
 /// What a connection has been told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +94,7 @@ impl Watch {
             offers: Mutex::default(),
             answered: AtomicU32::new(0),
             cancelled: AtomicU32::new(0),
+            rest: AtomicBool::new(false),
             order: AtomicU8::new(Order::GoOn as u8),
             waker: Mutex::new(None),
         }
@@ -171,11 +177,20 @@ impl Watch {
     /// Gives an order, unless a stricter one was given before.
     pub fn order(&self, order: Order) {
         if self.order.fetch_max(order as u8, Relaxed) < order as u8 {
-            let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(waker) = &*waker {
-                waker.wake_by_ref();
-            }
+            self.wake();
         }
+    }
+
+    fn wake(&self) {
+        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waker) = &*waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether the connection has just been found to be idle for a while, and still is.
+    pub fn may_rest(&self) -> bool {
+        self.rest.swap(false, Relaxed) && self.idle_since().is_some() && !self.is_stuck()
     }
 
     /// The order that stands.
@@ -223,6 +238,11 @@ impl Watch {
             // HTTP/2 it may wait for a client to take the last bytes of an answer.
             let long = longer(self.since.load(Relaxed), patience.idle + patience.send);
             self.order(if long { Order::Close } else { Order::Finish });
+        } else if longer(self.since.load(Relaxed), REST)
+            && !self.framed.load(Relaxed)
+            && !self.rest.swap(true, Relaxed)
+        {
+            self.wake();
         }
     }
 
@@ -341,6 +361,20 @@ mod tests {
         assert!(client.watch.idle_since().is_some());
         assert_eq!(client.after(60), Order::GoOn);
         assert_eq!(client.after(1), Order::Finish);
+    }
+
+    #[test]
+    fn who_is_idle_for_a_while_may_rest() {
+        let client = Client::new();
+        client.watch.begin().end(true);
+        assert_eq!(client.after(1), Order::GoOn);
+        assert!(!client.watch.may_rest(), "that is too short");
+        client.after(1);
+        assert!(client.watch.may_rest());
+        assert!(!client.watch.may_rest(), "once");
+        client.after(1);
+        client.watch.on_bytes();
+        assert!(!client.watch.may_rest(), "the next request has come first");
     }
 
     #[test]

@@ -292,6 +292,7 @@ fn table(server: &mut Server) -> PeerTable {
         mac: OUR_MAC,
         addresses: vec!["10.0.0.1/24".parse().unwrap()],
         mtu: 1_500,
+        carrier: true,
         veth: false,
         xdp: XdpState::None,
     };

@@ -84,6 +84,33 @@ fn a_host_that_was_suspended_learns_what_its_caretaker_did() {
 }
 
 #[test]
+fn a_host_whose_link_is_back_has_its_address_at_once() {
+    for seed in 0..seeds(40) {
+        let mut world = World::new(4, seed, GOOD, Require::Any);
+        world.run(ms(3_000 + seed % 500), |_| {});
+        world.unplug(0);
+        // Also a shorter time than it takes to be missed.
+        let away = [300, 2_000, 20_000][seed as usize % 3];
+        world.run(ms(away), |_| {});
+        let taken = world.claims.len();
+        assert_eq!(taken, usize::from(away > 1_500), "seed {seed}");
+        if taken > 0 {
+            let caretaker = world.claims[0].1;
+            for number in 0..100 {
+                world.direct(caretaker, 0, 1 + number % 3);
+            }
+        }
+        world.plug_in(0);
+        world.run(ms(5), |_| {});
+        assert_eq!(world.holders(address_of(0)), [0], "seed {seed}");
+        world.run(ms(3_000), |_| {});
+        assert_eq!(world.holders(address_of(0)), [0], "seed {seed}");
+        assert_eq!(world.claims.len(), taken, "seed {seed}");
+        Checks::all_are_directed(&world);
+    }
+}
+
+#[test]
 fn a_goodbye_hands_over_at_once() {
     for seed in 0..seeds(40) {
         let mut world = World::new(3, seed, GOOD, Require::Any);

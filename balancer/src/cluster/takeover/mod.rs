@@ -225,7 +225,7 @@ impl Takeover {
         }
     }
 
-    /// This server didn't run for so long that others may have had what it holds.
+    /// This server didn't run, or had no network, for so long that others may have had what it holds.
     pub fn wake(&self, out: &mut Outbox) {
         for identity in self.held() {
             out.events.push_back(Event::Recover {

@@ -29,6 +29,9 @@ pub struct Loose {
 pub trait Loosen: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static {
     /// Takes it out. `read`: what was read from the stream, and is to be read again.
     fn loosen(self, read: Vec<u8>) -> impl Future<Output = Result<Loose>> + Send;
+
+    /// What the client's bytes come by.
+    fn client(&self) -> &ClientStream<TcpStream>;
 }
 
 impl Loosen for ClientStream<TcpStream> {
@@ -40,6 +43,10 @@ impl Loosen for ClientStream<TcpStream> {
             read,
             session: None,
         })
+    }
+
+    fn client(&self) -> &ClientStream<TcpStream> {
+        self
     }
 }
 
@@ -57,6 +64,10 @@ impl Loosen for TlsStream<Whole<ClientStream<TcpStream>>> {
         let parts = take_apart(*stream).map_err(|refusal| refusal.reason)?;
         Ok(parted(parts, read))
     }
+
+    fn client(&self) -> &ClientStream<TcpStream> {
+        self.get_ref().0.stream()
+    }
 }
 
 impl Loosen for Records<ClientStream<TcpStream>> {
@@ -64,6 +75,10 @@ impl Loosen for Records<ClientStream<TcpStream>> {
         flush(&mut self).await?;
         let parts = self.into_parts().map_err(|refusal| refusal.reason)?;
         Ok(parted(parts, read))
+    }
+
+    fn client(&self) -> &ClientStream<TcpStream> {
+        self.stream()
     }
 }
 

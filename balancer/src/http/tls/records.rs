@@ -62,6 +62,11 @@ impl<S> Records<S> {
         }
     }
 
+    /// What is below.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// Takes apart a connection that nothing waits to be sent on.
     ///
     /// # Errors

@@ -35,6 +35,11 @@ impl<S> Whole<S> {
         }
     }
 
+    /// What is below.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// Whether the reader has whole records alone.
     pub(super) fn is_between_records(&self) -> bool {
         self.rest == 0

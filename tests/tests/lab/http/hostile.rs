@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use balancer_tests::{Lab, Process};
+use balancer_tests::{Lab, Process, until};
 
 use super::{CONFIG, curl, url, web};
 
@@ -294,6 +294,8 @@ fn connect(lab: &Lab) -> TcpStream {
 #[test]
 fn ten_thousand_idle_connections_are_cheap() {
     const COUNT: usize = 10_000;
+    /// What they take when they rest: less than they are promised to take while the last of them are still being answered.
+    const MIB_MAX: u64 = 150;
     let Some(mut lab) = Lab::new(1) else { return };
     let _web = web(lab.server(1));
     let config = lab.config(&format!("{CONFIG}backend = \"127.0.0.1:9002\"\n"));
@@ -321,11 +323,17 @@ fn ten_thousand_idle_connections_are_cheap() {
             assert!(length > 0);
             streams.push(stream);
         }
-        let after = memory();
-        eprintln!(
-            "{COUNT} connections that wait for a second request: {} MiB",
-            after - before
-        );
-        assert!(after - before < 200, "{before} MiB, then {after} MiB");
+        let mut taken = 0;
+        until("memory is given back", Duration::from_secs(10), || {
+            taken = memory() - before;
+            taken < MIB_MAX
+        });
+        eprintln!("{COUNT} connections that wait for a second request: {taken} MiB");
+        for stream in streams.iter_mut().step_by(100) {
+            stream
+                .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                .unwrap();
+            assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        }
     });
 }

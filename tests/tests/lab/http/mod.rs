@@ -9,6 +9,7 @@ mod levels;
 mod patience;
 mod proxied;
 mod relay;
+mod resting;
 mod routing;
 mod serving;
 mod sessions;
