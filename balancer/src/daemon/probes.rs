@@ -21,6 +21,10 @@ const PROBE: Duration = Duration::from_millis(200);
 /// flooded. At reports each 10 ms a host that is dead is known to be so within the 30 ms of the time-out.
 const LEAST: Duration = Duration::from_millis(10);
 
+/// How much later than it should a probe may end. A process that was stopped meanwhile may have missed an answer, and what it asks
+/// now must not be answered by that.
+const LATE: Duration = Duration::from_millis(50);
+
 /// When the last probes began.
 #[derive(Default)]
 pub struct Pace(BTreeMap<Subject, Timestamp>);
@@ -105,6 +109,7 @@ impl Running {
                 Ok(_) => return,
                 Err(error) => log::warn!("cannot see whether {} is up: {error:#}", interface.name),
             }
+            let begun = clock::monotonic();
             let answer = match address {
                 IpAddr::V4(target) => {
                     let nobody = Ipv4Addr::UNSPECIFIED;
@@ -119,6 +124,9 @@ impl Running {
                 // The daemon has ended meanwhile if nobody receives this.
                 Ok(answer) => {
                     let answered = answer.is_some();
+                    if !answered && clock::monotonic().since(begun) > time + LATE {
+                        return;
+                    }
                     let _ = probed.send(Probed { subject, answered }).await;
                 }
                 // A question that couldn't be asked has no answer. It is asked again after a time-out.

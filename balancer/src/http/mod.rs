@@ -1,8 +1,8 @@
 //! The content-aware module: it listens on the ports of services that have an `[[http]]`, and their requests are routed one by
 //! one.
 //!
-//! The way of a request: `listener` -> `worker` (a thread for each CPU) -> `connection` (PROXY protocol, TLS, HTTP/1.1 or
-//! HTTP/2) -> `request` -> `send` -> the local web server (`pool`, `link`) or a peer's module, and its answer back (`body`).
+//! The way of a request: `listener` -> `worker` (a thread for each CPU) -> `connection` (PROXY protocol, TLS) -> `speaking`
+//! (HTTP/1.1 or HTTP/2) -> `request` -> `send` -> the local web server (`pool`, `link`) or a peer's module, and its answer back (`body`).
 //!
 //! `target` says what a request asks for, whatever way it is written; `route` decides who answers it, from a `view` of the
 //! cluster that it is given. Neither has a clock, a socket or a random source.
@@ -25,6 +25,7 @@ pub mod route;
 mod rules;
 mod send;
 mod site;
+mod speaking;
 mod stream;
 mod tally;
 pub mod target;

@@ -14,9 +14,11 @@
 //! A new connection is in HEAD: who connects has something to say. With HTTP/2, whose frames come at any time, an open
 //! connection is IDLE or ANSWERING.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use crate::cluster::Timestamp;
@@ -200,6 +202,16 @@ impl Watch {
             1 => Order::Finish,
             _ => Order::Close,
         }
+    }
+
+    /// What comes out of `future`, unless the connection is to end before.
+    pub async fn unless_ended<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        poll_fn(|context| match self.ordered() {
+            Order::GoOn => future.as_mut().poll(context).map(Some),
+            Order::Finish | Order::Close => Poll::Ready(None),
+        })
+        .await
     }
 
     /// Whether a request has come.

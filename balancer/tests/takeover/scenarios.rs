@@ -111,6 +111,30 @@ fn a_host_whose_link_is_back_has_its_address_at_once() {
 }
 
 #[test]
+fn what_a_caretaker_directed_to_a_peer_in_sight_of_all_is_known_to_the_home() {
+    for seed in 0..seeds(40) {
+        let mut world = World::new(3, seed, GOOD, Require::Any);
+        world.run(ms(3_000 + seed % 500), |_| {});
+        // The home and its caretaker don't hear each other, and the third one hears both.
+        world.cut.extend([(0, 1), (1, 0)]);
+        world.run(ms(10_000), |_| {});
+        assert!(world.holders(address_of(0)).contains(&1), "seed {seed}");
+        // For a moment the home hears the claim, so that it has nothing to learn from what its caretaker says when it lets go.
+        world.cut.remove(&(1, 0));
+        world.run(ms(600), |_| {});
+        world.cut.insert((1, 0));
+        world.run(ms(3_000), |_| {});
+        for _ in 0..10 {
+            world.direct(1, 0, 2);
+        }
+        world.cut.clear();
+        world.run(ms(3_000), |_| {});
+        assert_eq!(world.holders(address_of(0)), [0], "seed {seed}");
+        Checks::all_are_directed(&world);
+    }
+}
+
+#[test]
 fn a_goodbye_hands_over_at_once() {
     for seed in 0..seeds(40) {
         let mut world = World::new(3, seed, GOOD, Require::Any);

@@ -225,7 +225,7 @@ fn flood(lab: &Lab, to: Ipv4Addr, recorded: &[Vec<u8>]) -> JoinHandle<u64> {
 }
 
 /// Counters of the exchange.
-fn counted(server: &Server) -> BTreeMap<String, u64> {
+pub fn counted(server: &Server) -> BTreeMap<String, u64> {
     let status = server.status();
     let counters = status["exchange"].as_object().expect("the counters");
     let pair = |(kind, count): (&String, &serde_json::Value)| {

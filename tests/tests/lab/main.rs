@@ -4,6 +4,7 @@
 
 mod affinity;
 mod agent;
+mod crowd;
 mod doctor;
 mod drain;
 mod explain;
