@@ -336,11 +336,12 @@ impl Cluster {
                 .handle_report(now, &peer.report, &sight, timing, &mut self.out);
         }
         let is_online = |peer: &Peer| peer.status == Status::Online;
-        if before != Some(Status::Online) && self.membership.peer(id).is_some_and(is_online) {
-            self.takeover.meet(now, id, timing, &mut self.out);
-        }
-        if before.is_some_and(|before| before != Status::Online) {
-            self.takeover.come_together(now, timing, &mut self.out);
+        if self.membership.peer(id).is_some_and(is_online) {
+            match before {
+                None => self.takeover.meet(now, id, timing, &mut self.out),
+                Some(Status::Online) => {}
+                Some(_) => self.takeover.come_together(now, id, timing, &mut self.out),
+            }
         }
         self.settle(now);
         Ok(())
@@ -394,7 +395,7 @@ impl Cluster {
         self.notice_stall(now);
         self.asker.listen(now);
         self.takeover.wake(&mut self.out);
-        self.takeover.come_together(now, self.timing, &mut self.out);
+        self.takeover.defend_homes(now, self.timing, &mut self.out);
         self.reporter.report_now(now);
         self.out.ask(now, Destination::Group);
         self.settle(now);

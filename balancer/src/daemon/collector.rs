@@ -1,6 +1,6 @@
 //! This server's flows on some identities, as the kernel knows them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::thread;
@@ -43,9 +43,6 @@ pub(super) struct Collector {
     /// By slot: its id, and whether it answers for itself.
     pub(super) peers: BTreeMap<u32, (ServerId, bool)>,
     pub(super) identities: Vec<IpAddr>,
-    /// Those of them that this server had until lately. Where it sent their flows nobody else may know: whoever gets back what it
-    /// has lost unnoticed asks the one it has met again, not those that it has seen all along.
-    pub(super) had: BTreeSet<IpAddr>,
 }
 
 impl Collector {
@@ -58,12 +55,12 @@ impl Collector {
                 .iter()
                 .any(|range| range.protocol == Protocol::Udp)
         };
-        let witness = !self.had.is_empty() || self.peers.values().any(|(_, answers)| !answers);
-        let steered = if witness || self.services.iter().any(udp) {
-            insist(|| self.steered()).context("the flows that are steered cannot be read")
-        } else {
-            Ok(Vec::new())
-        };
+        let steered =
+            if self.services.iter().any(udp) || self.peers.values().any(|(_, answers)| !answers) {
+                insist(|| self.steered()).context("the flows that are steered cannot be read")
+            } else {
+                Ok(Vec::new())
+            };
         let mut found = join(
             connections(&self.identities).map(|open| self.ended_here(&open)),
             steered,
@@ -89,13 +86,12 @@ impl Collector {
         let maps = Maps::open(&self.pin_dir)?;
         let mut flows = Vec::new();
         recovered::each(&maps, &self.identities, clock::monotonic(), |entry| {
-            let told = entry.protocol == UDP || self.had.contains(&entry.identity.ip());
             let owner = match entry.peer {
                 None => Some(self.me),
                 Some(slot) => self
                     .peers
                     .get(&slot)
-                    .filter(|(_, answers)| told || !answers)
+                    .filter(|(_, answers)| entry.protocol == UDP || !answers)
                     .map(|(id, _)| *id),
             };
             if let Some(owner) = owner {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use anyhow::Result;
 use balancer_common::wire::TCP;
@@ -18,15 +17,10 @@ use crate::datapath::connections::Connection;
 use crate::datapath::{own, recovered};
 use crate::exchange::clock;
 
-/// How long a server that has let go of an identity is a witness of the flows on it. Who has it asks as soon as they have met.
-const REMEMBERED: Duration = Duration::from_mins(1);
-
 /// What is under way.
 pub struct Recovery {
     /// Since when this server has what others had before.
     got: BTreeMap<IpAddr, Timestamp>,
-    /// When it let go of what it had for others.
-    had: BTreeMap<IpAddr, Timestamp>,
     /// Identities whose flows are being looked for.
     sought: BTreeMap<IpAddr, Sought>,
     /// What is to be asked when this server's own connections have been read.
@@ -78,7 +72,6 @@ impl Recovery {
     pub fn new(collected: mpsc::Sender<Collected>) -> Self {
         Self {
             got: BTreeMap::new(),
-            had: BTreeMap::new(),
             sought: BTreeMap::new(),
             questions: Vec::new(),
             reading: false,
@@ -94,13 +87,7 @@ impl Recovery {
         }
     }
 
-    /// This server lets go of an identity, and remembers that it had it.
-    pub(super) fn let_go(&mut self, identity: IpAddr, now: Timestamp) {
-        self.forget(identity);
-        self.had.insert(identity, now);
-    }
-
-    /// This server hasn't this identity: what it waits for is none of its affairs.
+    /// This server hasn't this identity any more: what it waits for is none of its affairs.
     pub(super) fn forget(&mut self, identity: IpAddr) {
         self.got.remove(&identity);
         self.sought.remove(&identity);
@@ -231,13 +218,8 @@ impl Running {
             let slot = self.table.slot(id)?;
             Some((slot, (id, peer.status == Status::Online)))
         });
-        let now = clock::monotonic();
-        let had = &mut self.recovery.had;
-        had.retain(|_, until| now.since(*until) < REMEMBERED);
-        let had = identities.iter().filter(|one| had.contains_key(one));
         let collector = Collector {
             me: prepared.id,
-            had: had.copied().collect(),
             pin_dir: prepared.options.pin_dir.clone(),
             services: self
                 .services

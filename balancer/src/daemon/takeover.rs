@@ -58,7 +58,7 @@ impl Running {
 
     /// Removes an identity of another server from this host. Where that fails it is tried again, by [`Self::release_left`].
     pub(super) async fn release(&mut self, prepared: &mut Prepared, address: IpAddr) -> Result<()> {
-        self.recovery.let_go(address, clock::monotonic());
+        self.recovery.forget(address);
         self.links.set_held(held(prepared));
         let released = prepared.host.release(address).await;
         let warning = released.as_ref().err().map(|error| {

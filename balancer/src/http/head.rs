@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use hyper::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode, Uri, Version};
@@ -29,14 +29,14 @@ use crate::config::Limits;
 
 /// Headers about the connection that a message came by, beside those that `Connection` names (RFC 9110, 7.6.1), and `Proxy`,
 /// which CGI programs take for a setting of theirs ([CVE-2016-5385](https://httpoxy.org)).
-const OF_CONNECTION: [HeaderName; 7] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("proxy"),
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
+const OF_CONNECTION: [&str; 7] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy",
+    "te",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -44,14 +44,14 @@ pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-p
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Headers in which web servers believe a proxy, and so shouldn't believe a client.
-const CLAIMS: [HeaderName; 7] = [
-    X_FORWARDED_FOR,
-    X_FORWARDED_PROTO,
-    X_FORWARDED_HOST,
-    FORWARDED,
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-real-ip"),
+const CLAIMS: [&str; 7] = [
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "forwarded",
+    "x-forwarded-port",
+    "x-forwarded-server",
+    "x-real-ip",
 ];
 
 /// What a web server is told of the client.
@@ -116,7 +116,10 @@ pub fn is_websocket(headers: &HeaderMap) -> bool {
 /// Takes out what is about the connection that the message came by.
 pub fn leave_connection(headers: &mut HeaderMap) {
     // Most messages have none of them, and a look at each name costs less than to look each of these up.
-    if !headers.keys().any(|name| OF_CONNECTION.contains(name)) {
+    if !headers
+        .keys()
+        .any(|name| OF_CONNECTION.contains(&name.as_str()))
+    {
         return;
     }
     if headers.contains_key(CONNECTION) {
@@ -194,10 +197,10 @@ fn scheme(tls: bool) -> &'static str {
 /// Removes what only a proxy may say, also as it is spelled where a web server takes `_` for `-` (CGI, RFC 3875 section 4.1.18).
 fn leave_claims(headers: &mut HeaderMap) {
     let is_claim = |name: &&HeaderName| {
-        CLAIMS.contains(name)
+        CLAIMS.contains(&name.as_str())
             || name.as_str().contains('_') && {
                 let plain = name.as_str().replace('_', "-");
-                CLAIMS.iter().any(|claim| claim.as_str() == plain)
+                CLAIMS.contains(&plain.as_str())
             }
     };
     let found: Vec<_> = headers.keys().filter(is_claim).cloned().collect();

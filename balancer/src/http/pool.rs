@@ -1,6 +1,5 @@
 //! Where requests go, and the connections there that wait for the next one.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -32,7 +31,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(5);
 const ASK_AFTER: Duration = Duration::from_secs(2);
 
 /// Where requests go.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// A web server.
     Tcp(SocketAddr),
@@ -50,7 +49,8 @@ pub enum Destination {
 /// The connections of one worker that wait for a request.
 #[derive(Default)]
 pub struct Pool {
-    waiting: Mutex<HashMap<Destination, Vec<Waiting>>>,
+    /// For each destination; there are few.
+    waiting: Mutex<Vec<(Destination, Vec<Waiting>)>>,
 }
 
 /// Where a connection goes when its answer is complete.
@@ -136,7 +136,11 @@ impl Pool {
     pub fn take(&self, destination: &Destination, context: &mut Context<'_>) -> Option<Link> {
         loop {
             // The last one is the one whose web server is least likely to be about to close it.
-            let mut waiting = self.lock().get_mut(destination)?.pop()?;
+            let mut waiting = {
+                let mut all = self.lock();
+                let (_, waiting) = all.iter_mut().find(|(to, _)| to == destination)?;
+                waiting.pop()?
+            };
             if waiting.link.drive(context) {
                 return Some(waiting.link);
             }
@@ -147,9 +151,11 @@ impl Pool {
     pub fn put(&self, destination: Destination, link: Link) {
         let since = clock::monotonic();
         let mut all = self.lock();
-        let waiting = all.entry(destination).or_default();
-        if waiting.len() < WAITING_MAX {
-            waiting.push(Waiting { link, since });
+        let waiting = Waiting { link, since };
+        match all.iter_mut().find(|(to, _)| *to == destination) {
+            None => all.push((destination, vec![waiting])),
+            Some((_, all)) if all.len() < WAITING_MAX => all.push(waiting),
+            Some(_) => {}
         }
     }
 
@@ -157,7 +163,7 @@ impl Pool {
     pub fn sweep(&self, now: Timestamp) {
         // Whatever wakes them later finds nobody who waits for it.
         let mut context = Context::from_waker(Waker::noop());
-        self.lock().retain(|_, waiting| {
+        self.lock().retain_mut(|(_, waiting)| {
             waiting.retain_mut(|waiting| {
                 now.since(waiting.since) < WAITING_TIME && waiting.link.drive(&mut context)
             });
@@ -165,7 +171,7 @@ impl Pool {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Destination, Vec<Waiting>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Destination, Vec<Waiting>)>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

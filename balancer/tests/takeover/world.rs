@@ -20,9 +20,6 @@ const DOUBT: Duration = Duration::from_secs(5);
 /// How often a probe asks.
 const TRIES: u32 = 3;
 
-/// How long a daemon remembers what it has let go of.
-const REMEMBERED: Duration = Duration::from_mins(1);
-
 /// When a new holder announces itself, after it has become that.
 const ANNOUNCEMENTS: [u64; 5] = [0, 20, 200, 1_000, 5_000];
 
@@ -86,8 +83,6 @@ pub struct Host {
     pub ahead: i64,
     /// The connections that end here.
     pub flows: Vec<FlowAt>,
-    /// When it let go of what it had for others.
-    had: BTreeMap<IpAddr, Timestamp>,
     /// Where its program sends the packets of others, by their clients, and the identities that these are to.
     pub steered: BTreeMap<SocketAddr, (ServerId, IpAddr)>,
     waiting: Vec<Packet>,
@@ -170,7 +165,6 @@ impl World {
             kept,
             ahead: 0,
             flows: Vec::new(),
-            had: BTreeMap::new(),
             steered: BTreeMap::new(),
             waiting: Vec::new(),
             due: START,
@@ -294,7 +288,6 @@ impl World {
         cluster.recover(local, &held, None);
         // As if its pins were lost.
         host.steered.clear();
-        host.had.clear();
         host.daemon = Some(cluster);
         host.boot = self.boots;
         host.state = State::Runs;
@@ -578,7 +571,6 @@ impl World {
             Event::Release(address) => {
                 self.hosts[index].addresses.remove(&address);
                 self.hosts[index].journal.remove(&address);
-                self.hosts[index].had.insert(address, self.now);
             }
             Event::Announce(address) => self.announce(index, address),
             Event::Joined(_)
@@ -591,19 +583,14 @@ impl World {
         }
     }
 
-    /// What a host's sockets tell; and where it steered the flows of those whose daemons are silent, and of what it had until lately.
+    /// What a host's sockets tell, and of those whose daemons are silent what it steered to them.
     fn flows_on(&self, index: usize, identities: &[IpAddr]) -> Vec<FlowAt> {
         let host = &self.hosts[index];
         let silent = |id: &ServerId| {
             let peer = host.daemon.as_ref().and_then(|cluster| cluster.peer(*id));
             peer.is_some_and(|peer| peer.status != Status::Online)
         };
-        let had = |identity: &IpAddr| {
-            let until = host.had.get(identity);
-            until.is_some_and(|until| self.now.since(*until) < REMEMBERED)
-        };
-        let told = |(owner, identity): &(ServerId, IpAddr)| silent(owner) || had(identity);
-        let steered = host.steered.iter().filter(|(_, to)| told(to));
+        let steered = host.steered.iter().filter(|(_, (owner, _))| silent(owner));
         let steered = steered.map(|(client, (owner, identity))| FlowAt {
             protocol: 6,
             client: *client,
