@@ -389,13 +389,10 @@ impl Cluster {
         self.settle(now);
     }
 
-    /// Takes in that a link of this host's carries again what it didn't for a while. Peers and the link are told at once, since
-    /// caretakers go on until they hear of it; but flows of theirs must not be reset, so those are asked for before.
+    /// Takes in that a link of this host's carries again what it didn't for a while: peers are told at once, and asked who is there,
+    /// since caretakers go on until they hear of this server, and the link is told who has what when this one hears of them.
     pub fn handle_link_up(&mut self, now: Timestamp) {
         self.notice_stall(now);
-        self.asker.listen(now);
-        self.takeover.wake(&mut self.out);
-        self.takeover.defend_homes(now, self.timing, &mut self.out);
         self.reporter.report_now(now);
         self.out.ask(now, Destination::Group);
         self.settle(now);
