@@ -11,10 +11,9 @@ use crate::datapath::own;
 use crate::exchange::clock;
 
 impl Running {
-    /// Some link of this host's has changed. A new Ethernet address goes into the maps, and peers and the link are told; as
-    /// they are when a link carries again.
+    /// Some link of this host's has changed. A new Ethernet address goes into the maps, and peers and the link are told.
     pub(super) async fn on_links(&mut self, prepared: &mut Prepared) -> Result<()> {
-        let (mut moved, mut returned) = (false, false);
+        let mut moved = false;
         for index in 0..prepared.interfaces.len() {
             let interface = &mut prepared.interfaces[index];
             // What can't be looked up now, as an interface that has gone, stays as it was.
@@ -27,7 +26,6 @@ impl Running {
             };
             if carrier != interface.carrier {
                 interface.carrier = carrier;
-                returned |= carrier;
                 let what = if carrier {
                     "is up again"
                 } else {
@@ -55,9 +53,6 @@ impl Running {
             self.links.set_macs(macs_of(&prepared.interfaces));
             self.report(prepared)?;
             self.announce_all(prepared);
-        }
-        if returned {
-            prepared.exchange.link_up();
         }
         Ok(())
     }
