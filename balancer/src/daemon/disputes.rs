@@ -29,14 +29,15 @@ impl Running {
                      uses it as well: take it away from one of them, or start balancer there"
                 ))
             }
+            // It lets go of it, or is its home, too, which its reports tell. Or it is too soon to say: this server's link was down,
+            // and comes first.
+            Some(peer) if matches!(peer.status, Status::Online | Status::Suspect) => None,
             // It took it over, and its daemon has ended since.
-            Some(peer) if peer.status != Status::Online => Some(format!(
+            Some(peer) => Some(format!(
                 "{address} is back here, and {0}, whose balancer isn't heard, uses it as well: start balancer on {0}, or end \
                  what it left with `balancer detach`",
                 peer.report.name
             )),
-            // It lets go of it, or is its home, too, which its reports tell.
-            Some(_) => None,
         };
         if home {
             self.warnings.set(&topic(address), warning);

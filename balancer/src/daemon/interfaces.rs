@@ -6,6 +6,7 @@ use anyhow::Result;
 use super::links::macs_of;
 use super::prepare::Prepared;
 use super::running::Running;
+use crate::cluster::Status;
 use crate::datapath::interface::LinkState;
 use crate::datapath::own;
 use crate::exchange::clock;
@@ -13,7 +14,7 @@ use crate::exchange::clock;
 impl Running {
     /// Some link of this host's has changed. A new Ethernet address goes into the maps, and peers and the link are told.
     pub(super) async fn on_links(&mut self, prepared: &mut Prepared) -> Result<()> {
-        let mut moved = false;
+        let (mut moved, mut up) = (false, false);
         for index in 0..prepared.interfaces.len() {
             let interface = &mut prepared.interfaces[index];
             // What can't be looked up now, as an interface that has gone, stays as it was.
@@ -26,6 +27,7 @@ impl Running {
             };
             if carrier != interface.carrier {
                 interface.carrier = carrier;
+                up |= carrier;
                 let what = if carrier {
                     "is up again"
                 } else {
@@ -45,6 +47,13 @@ impl Running {
             let octets = mac.map(|octet| format!("{octet:02x}")).join(":");
             let text = format!("{} has the Ethernet address {octets} now", interface.name);
             self.history.add(clock::monotonic(), text);
+        }
+        if up {
+            let peers = prepared.exchange.cluster().peers();
+            let gone = |status| matches!(status, Status::Dead | Status::Left);
+            for peer in peers.filter(|peer| !gone(peer.status)) {
+                self.introduce(prepared, peer.report.server).await?;
+            }
         }
         if moved {
             let macs = prepared.interfaces.iter().map(|interface| interface.mac);

@@ -25,6 +25,7 @@ impl Running {
                 let from = peer(id).map(|peer| peer.from.ip().to_string());
                 let text = format!("peer {} ({}) is there", name(id), from.unwrap_or_default());
                 self.history.add(clock::monotonic(), text);
+                self.introduce(prepared, id).await?;
             }
             Event::PeerUpdated(id) => {
                 let Some(peer) = peer(id) else { return Ok(()) };
@@ -51,6 +52,9 @@ impl Running {
                     )
                 });
                 self.warnings.set(&format!("{id} silent"), silent);
+                if to == Status::Online {
+                    self.introduce(prepared, id).await?;
+                }
             }
             Event::Probe(id) => self.probe(prepared, id),
             Event::ProbeIdentity(address) => {
@@ -93,6 +97,27 @@ impl Running {
                 self.on_recovered(prepared, identity, &lacking)?;
             }
             Event::Forgotten(id) => self.forget(prepared, id).await?,
+        }
+        Ok(())
+    }
+
+    /// Lets the kernel know where a peer is that can be reached from now on: it is asked for flows, and clients wait.
+    pub(super) async fn introduce(&self, prepared: &Prepared, id: ServerId) -> Result<()> {
+        let cluster = prepared.exchange.cluster();
+        let Some(peer) = cluster.peer(id) else {
+            return Ok(());
+        };
+        let elsewhere = |address: IpAddr| {
+            let mut identities = cluster.identities();
+            identities.any(|one| one.address.addr() == address && one.holder != Some(id))
+        };
+        for link in &peer.report.links {
+            for address in link.addresses.iter().map(IpNet::addr) {
+                if let Some(interface) = self.on_link(address).filter(|_| !elsewhere(address)) {
+                    let host = &prepared.host;
+                    host.introduce(interface.index, address, link.mac).await?;
+                }
+            }
         }
         Ok(())
     }

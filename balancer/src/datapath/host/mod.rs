@@ -19,6 +19,7 @@ mod lock;
 #[cfg(test)]
 mod model;
 pub mod ndp;
+mod neighbours;
 mod netlink;
 mod other_links;
 mod question;
@@ -71,6 +72,17 @@ impl Host {
     /// The next hop to `address`; `None`: there is none, or it isn't known yet.
     pub async fn route_to(&self, address: IpAddr) -> anyhow::Result<Option<Route>> {
         route::find(self.kernel.handle(), address).await
+    }
+
+    /// Tells the kernel the Ethernet address of a neighbour who was just heard, unless it knows one. A question of its own that was
+    /// lost, or that a host doesn't answer which has this one's address, it would repeat a second later.
+    pub async fn introduce(
+        &self,
+        interface: u32,
+        address: IpAddr,
+        mac: [u8; 6],
+    ) -> anyhow::Result<()> {
+        neighbours::introduce(self.kernel.handle(), interface, address, mac).await
     }
 
     /// Makes `interfaces` answer and ask by ARP for their own addresses alone, never for those on `lo`, and their IPv6

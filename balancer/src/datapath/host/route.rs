@@ -5,17 +5,13 @@ use std::net::IpAddr;
 use anyhow::Context as _;
 use futures_util::TryStreamExt as _;
 use nix::errno::Errno;
-use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
-};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::net::UdpSocket;
 
-use super::netlink::system_error;
+use super::{neighbours, netlink::system_error};
 
 /// The next hop to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +51,7 @@ pub(super) async fn find(handle: &Handle, address: IpAddr) -> anyhow::Result<Opt
     let Some(interface) = interface else {
         return Ok(None);
     };
-    let Some(mac) = neighbour(handle, interface, next_hop).await? else {
+    let Some(mac) = neighbours::find(handle, interface, next_hop).await? else {
         provoke(address).await;
         return Ok(None);
     };
@@ -89,56 +85,6 @@ async fn ask(handle: &Handle, address: IpAddr) -> anyhow::Result<Option<RouteMes
         }
         result => result.with_context(|| format!("cannot find the route to {address}")),
     }
-}
-
-async fn neighbour(
-    handle: &Handle,
-    interface: u32,
-    address: IpAddr,
-) -> anyhow::Result<Option<[u8; 6]>> {
-    let family = match address {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
-    };
-    let all: Vec<NeighbourMessage> = handle
-        .neighbours()
-        .get()
-        .set_address_family(family)
-        .execute()
-        .try_collect()
-        .await
-        .map_err(system_error)
-        .context("cannot list this host's neighbours")?;
-    let unknown = [NeighbourState::Incomplete, NeighbourState::Failed];
-    let found = all.iter().find(|message| {
-        message.header.ifindex == interface
-            && !unknown.contains(&message.header.state)
-            && destination(message) == Some(address)
-    });
-    Ok(found.and_then(|message| {
-        message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok(),
-                _ => None,
-            })
-    }))
-}
-
-fn destination(message: &NeighbourMessage) -> Option<IpAddr> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
-                Some((*address).into())
-            }
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
-                Some((*address).into())
-            }
-            _ => None,
-        })
 }
 
 /// Sends an empty datagram there (port 9, discard, RFC 863), for which the kernel looks for the next hop. Whether it arrives
