@@ -336,11 +336,12 @@ impl Cluster {
                 .handle_report(now, &peer.report, &sight, timing, &mut self.out);
         }
         let is_online = |peer: &Peer| peer.status == Status::Online;
-        if before != Some(Status::Online) && self.membership.peer(id).is_some_and(is_online) {
-            self.takeover.meet(now, id, timing, &mut self.out);
-        }
-        if before.is_some_and(|before| before != Status::Online) {
-            self.takeover.come_together(now, timing, &mut self.out);
+        if self.membership.peer(id).is_some_and(is_online) {
+            match before {
+                None => self.takeover.meet(now, id, timing, &mut self.out),
+                Some(Status::Online) => {}
+                Some(_) => self.takeover.come_together(now, id, timing, &mut self.out),
+            }
         }
         self.settle(now);
         Ok(())
@@ -385,6 +386,15 @@ impl Cluster {
         let by = self.membership.by_mac(mac);
         self.takeover
             .handle_conflict(now, address, by, self.timing, &mut self.out);
+        self.settle(now);
+    }
+
+    /// Takes in that a link of this host's carries again what it didn't for a while: peers are told at once, and asked who is there,
+    /// since caretakers go on until they hear of this server, and the link is told who has what when this one hears of them.
+    pub fn handle_link_up(&mut self, now: Timestamp) {
+        self.notice_stall(now);
+        self.reporter.report_now(now);
+        self.out.ask(now, Destination::Group);
         self.settle(now);
     }
 

@@ -201,6 +201,13 @@ impl Reporter {
         }
     }
 
+    /// Peers may not have heard it for long: they are told at once.
+    pub fn report_now(&mut self, now: Timestamp) {
+        if self.told.is_some() && !self.leaving {
+            self.due = self.due.min(now);
+        }
+    }
+
     /// This server's links, if it is willing to take over identities.
     pub fn caretaker(&self) -> Option<&[Link]> {
         let willing = |own: &&OwnState| own.caretaker && !self.leaving;

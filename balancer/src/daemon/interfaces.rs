@@ -12,9 +12,10 @@ use crate::datapath::own;
 use crate::exchange::clock;
 
 impl Running {
-    /// Some link of this host's has changed. A new Ethernet address goes into the maps, and peers and the link are told.
+    /// Some link of this host's has changed. A new Ethernet address goes into the maps, and peers and the link are told; as
+    /// they are when a link carries again.
     pub(super) async fn on_links(&mut self, prepared: &mut Prepared) -> Result<()> {
-        let (mut moved, mut up) = (false, false);
+        let (mut moved, mut returned) = (false, false);
         for index in 0..prepared.interfaces.len() {
             let interface = &mut prepared.interfaces[index];
             // What can't be looked up now, as an interface that has gone, stays as it was.
@@ -27,7 +28,7 @@ impl Running {
             };
             if carrier != interface.carrier {
                 interface.carrier = carrier;
-                up |= carrier;
+                returned |= carrier;
                 let what = if carrier {
                     "is up again"
                 } else {
@@ -48,13 +49,6 @@ impl Running {
             let text = format!("{} has the Ethernet address {octets} now", interface.name);
             self.history.add(clock::monotonic(), text);
         }
-        if up {
-            let peers = prepared.exchange.cluster().peers();
-            let gone = |status| matches!(status, Status::Dead | Status::Left);
-            for peer in peers.filter(|peer| !gone(peer.status)) {
-                self.introduce(prepared, peer.report.server).await?;
-            }
-        }
         if moved {
             let macs = prepared.interfaces.iter().map(|interface| interface.mac);
             self.settings.macs = own::macs(macs);
@@ -62,6 +56,14 @@ impl Running {
             self.links.set_macs(macs_of(&prepared.interfaces));
             self.report(prepared)?;
             self.announce_all(prepared);
+        }
+        if returned {
+            let peers = prepared.exchange.cluster().peers();
+            let gone = |status| matches!(status, Status::Dead | Status::Left);
+            for peer in peers.filter(|peer| !gone(peer.status)) {
+                self.introduce(prepared, peer.report.server).await?;
+            }
+            prepared.exchange.link_up();
         }
         Ok(())
     }

@@ -212,8 +212,11 @@ impl Running {
         session: u64,
         identities: Vec<IpAddr>,
     ) {
-        let peers = prepared.exchange.cluster().peers();
-        let slots = peers.filter_map(|peer| {
+        // What was sent to the one who asks it knows itself, and what was sent to the dead is lost: to find it isn't worth a look at
+        // the whole table, for which clients would wait.
+        let others = prepared.exchange.cluster().peers();
+        let others = others.filter(|peer| peer.report.server != by && peer.status != Status::Dead);
+        let slots = others.filter_map(|peer| {
             let id = peer.report.server;
             let slot = self.table.slot(id)?;
             Some((slot, (id, peer.status == Status::Online)))

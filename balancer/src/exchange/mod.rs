@@ -142,6 +142,11 @@ impl Exchange {
             .handle_conflict(clock::monotonic(), address, mac);
     }
 
+    /// A link of this host's carries again: [`Cluster::handle_link_up`].
+    pub fn link_up(&mut self) {
+        self.cluster.handle_link_up(clock::monotonic());
+    }
+
     /// This host can't take what it was told to assume: [`Cluster::renounce`].
     pub fn renounce(&mut self, address: IpAddr) {
         self.cluster.renounce(clock::monotonic(), address);

@@ -84,6 +84,57 @@ fn a_host_that_was_suspended_learns_what_its_caretaker_did() {
 }
 
 #[test]
+fn a_host_whose_link_is_back_has_its_address_at_once() {
+    for seed in 0..seeds(40) {
+        let mut world = World::new(4, seed, GOOD, Require::Any);
+        world.run(ms(3_000 + seed % 500), |_| {});
+        world.unplug(0);
+        // Also a shorter time than it takes to be missed.
+        let away = [300, 2_000, 20_000][seed as usize % 3];
+        world.run(ms(away), |_| {});
+        let taken = world.claims.len();
+        assert_eq!(taken, usize::from(away > 1_500), "seed {seed}");
+        if taken > 0 {
+            let caretaker = world.claims[0].1;
+            for number in 0..100 {
+                world.direct(caretaker, 0, 1 + number % 3);
+            }
+        }
+        world.plug_in(0);
+        world.run(ms(5), |_| {});
+        assert_eq!(world.holders(address_of(0)), [0], "seed {seed}");
+        world.run(ms(3_000), |_| {});
+        assert_eq!(world.holders(address_of(0)), [0], "seed {seed}");
+        assert_eq!(world.claims.len(), taken, "seed {seed}");
+        Checks::all_are_directed(&world);
+    }
+}
+
+#[test]
+fn what_a_caretaker_directed_to_a_peer_in_sight_of_all_is_known_to_the_home() {
+    for seed in 0..seeds(40) {
+        let mut world = World::new(3, seed, GOOD, Require::Any);
+        world.run(ms(3_000 + seed % 500), |_| {});
+        // The home and its caretaker don't hear each other, and the third one hears both.
+        world.cut.extend([(0, 1), (1, 0)]);
+        world.run(ms(10_000), |_| {});
+        assert!(world.holders(address_of(0)).contains(&1), "seed {seed}");
+        // For a moment the home hears the claim, so that it has nothing to learn from what its caretaker says when it lets go.
+        world.cut.remove(&(1, 0));
+        world.run(ms(600), |_| {});
+        world.cut.insert((1, 0));
+        world.run(ms(3_000), |_| {});
+        for _ in 0..10 {
+            world.direct(1, 0, 2);
+        }
+        world.cut.clear();
+        world.run(ms(3_000), |_| {});
+        assert_eq!(world.holders(address_of(0)), [0], "seed {seed}");
+        Checks::all_are_directed(&world);
+    }
+}
+
+#[test]
 fn a_goodbye_hands_over_at_once() {
     for seed in 0..seeds(40) {
         let mut world = World::new(3, seed, GOOD, Require::Any);

@@ -1,4 +1,4 @@
-//! Random worlds: hosts die, freeze and return, daemons are killed, stopped and restarted, networks fall apart and heal.
+//! Random worlds: hosts die, freeze and return, lose their links, daemons are killed, stopped and restarted, networks fall apart and heal.
 
 use balancer::cluster::Require;
 use std::time::Duration;
@@ -84,11 +84,12 @@ fn tell(seed: u64) -> (Checks, usize, u32) {
         };
         pass(&mut world, &mut checks, ms(time));
     }
-    world.side.fill(0);
-    world.cut.clear();
     for index in 0..hosts {
+        world.plug_in(index);
         recover(&mut world, index);
     }
+    world.side.fill(0);
+    world.cut.clear();
     pass(&mut world, &mut checks, REST);
     Checks::at_rest(&world);
     let claims = world.claims.len();
@@ -99,7 +100,7 @@ fn tell(seed: u64) -> (Checks, usize, u32) {
 fn happen(world: &mut World, random: &mut fastrand::Rng, one_way: bool) {
     let hosts = world.hosts.len();
     let index = random.usize(..hosts);
-    match (random.u8(..13), world.hosts[index].state) {
+    match (random.u8(..14), world.hosts[index].state) {
         (0, _) => world.side.fill_with(|| random.u8(..2)),
         (1, _) => {
             world.side.fill(0);
@@ -121,6 +122,8 @@ fn happen(world: &mut World, random: &mut fastrand::Rng, one_way: bool) {
         // As when a virtual machine has been moved.
         (11, State::Runs) => world.hosts[index].ahead += random.i64(0..8_000_000_000),
         (12, State::Ended) => world.detach(index),
+        (13, _) if random.bool() => world.unplug(index),
+        (13, _) => world.plug_in(index),
         (2, state) if state != State::Off => world.power_off(index),
         (3, State::Runs) => world.hosts[index].state = State::Frozen,
         (4, State::Runs) => world.kill_daemon(index),

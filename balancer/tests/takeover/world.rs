@@ -50,6 +50,9 @@ pub enum Kind {
     Own,
 }
 
+/// The side of a host whose cable is out: this and its number.
+const APART: u8 = 100;
+
 /// What becomes of a host's power and its daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -227,6 +230,25 @@ impl World {
         host.waiting.clear();
     }
 
+    /// Takes its cable out.
+    pub fn unplug(&mut self, index: usize) {
+        self.side[index] = APART + index as u8;
+    }
+
+    /// Puts it in again, if it was out. A daemon that runs notices.
+    pub fn plug_in(&mut self, index: usize) {
+        if self.side[index] < APART {
+            return;
+        }
+        self.side[index] = 0;
+        let host = &mut self.hosts[index];
+        let local = host.time(self.now);
+        if let (State::Runs, Some(cluster)) = (host.state, &mut host.daemon) {
+            cluster.handle_link_up(local);
+            self.work_now(index);
+        }
+    }
+
     pub fn start_daemon(&mut self, index: usize) {
         self.boots += 1;
         let now = self.now;
@@ -377,17 +399,18 @@ impl World {
         }
     }
 
-    /// Reads what waits, then does what is due.
+    /// Reads what waits, then does what is due, if there is anything.
     fn work(&mut self, index: usize) {
-        let now = self.now;
-        if self.hosts[index].state != State::Runs {
-            return;
+        let host = &self.hosts[index];
+        if host.state == State::Runs && !(host.waiting.is_empty() && host.due > self.now) {
+            self.work_now(index);
         }
+    }
+
+    fn work_now(&mut self, index: usize) {
+        let now = self.now;
         let waiting = std::mem::take(&mut self.hosts[index].waiting);
         self.most_waiting = self.most_waiting.max(waiting.len());
-        if waiting.is_empty() && self.hosts[index].due > now {
-            return;
-        }
         for packet in waiting {
             self.read(index, packet);
             self.flush(index);
@@ -401,6 +424,14 @@ impl World {
     }
 
     fn read(&mut self, index: usize, packet: Packet) {
+        let is_probe = matches!(
+            packet,
+            Packet::HostProbed { .. } | Packet::AddressProbed { .. }
+        );
+        if is_probe && self.side[index] >= APART {
+            // Without a carrier nobody could answer, and the driver doesn't ask.
+            return;
+        }
         let used = match packet {
             Packet::HostProbed { whom } => self.host_answers(index, whom),
             Packet::AddressProbed { address } => {
@@ -596,9 +627,14 @@ impl World {
                 || self.hosts[*index].state == State::Runs && self.connected(*index, owner)
         };
         let director = self.holders(identity).into_iter().find(can_direct);
-        let Some(director) = director.filter(|_| self.lives(owner)) else {
-            return;
-        };
+        if let Some(director) = director.filter(|_| self.lives(owner)) {
+            self.direct(director, home, owner);
+        }
+    }
+
+    /// A new client's connection to the identity of `home`, which `director` steers to `owner`.
+    pub fn direct(&mut self, director: usize, home: usize, owner: usize) {
+        let identity = address_of(home);
         self.clients += 1;
         let client = Ipv4Addr::from_bits(0xc000_0000 + self.clients);
         let client = SocketAddr::from((client, 1_024));

@@ -19,6 +19,8 @@ pub(super) enum Cause {
     Frame,
     /// This peer can be asked from now on.
     Met(ServerId),
+    /// This peer was out of sight: it may have had the identity meanwhile, and have sent flows on it to anybody.
+    Back(ServerId),
 }
 
 /// The graces of one cause take so much of [`WINDOW`] at the most.
@@ -131,7 +133,7 @@ impl Doubt {
             identity,
             of: match cause {
                 Cause::Met(peer) => Some(peer),
-                Cause::Claim(_) | Cause::Frame => None,
+                Cause::Claim(_) | Cause::Frame | Cause::Back(_) => None,
             },
             grace,
         });

@@ -206,22 +206,33 @@ impl Takeover {
         self.forget_unsaid(now, report, out);
     }
 
-    /// A server that was out of sight is back, or this one is: a caretaker may have come and gone meanwhile, unheard, and
-    /// the link may think of it still.
-    pub fn come_together(&mut self, now: Timestamp, timing: Timing, out: &mut Outbox) {
+    /// Server `peer`, that was out of sight, is back, or this one is: it may have been a caretaker and have let go of that
+    /// unheard, and the link may think of it still.
+    pub fn come_together(
+        &mut self,
+        now: Timestamp,
+        peer: ServerId,
+        timing: Timing,
+        out: &mut Outbox,
+    ) {
         let me = self.me;
         for identity in self.identities.values_mut() {
             if identity.is_held_by(me) && identity.home == me {
                 defend(now, identity, timing, out);
             }
         }
+        self.doubt_all(now, Cause::Back(peer), timing, out);
     }
 
     /// Server `peer` can be asked from now on: it may have flows on what this one holds.
     pub fn meet(&mut self, now: Timestamp, peer: ServerId, timing: Timing, out: &mut Outbox) {
+        self.doubt_all(now, Cause::Met(peer), timing, out);
+    }
+
+    fn doubt_all(&mut self, now: Timestamp, cause: Cause, timing: Timing, out: &mut Outbox) {
         let held: Vec<_> = self.held().map(|one| one.address.addr()).collect();
         for identity in held {
-            (self.doubts).raise(now, identity, Cause::Met(peer), timing, out);
+            self.doubts.raise(now, identity, cause, timing, out);
         }
     }
 

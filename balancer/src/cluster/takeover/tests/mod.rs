@@ -1,8 +1,10 @@
-//! One server's takeovers, step by step; many servers' are in `tests/takeover`.
+//! One server's takeovers, step by step; many servers' are in `balancer/tests/takeover`.
+
+mod random;
+mod table;
 
 use super::*;
 use crate::cluster::{Cluster, GRACE, Link, Message, Options, OwnState, Refused};
-use proptest::prelude::*;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -471,6 +473,31 @@ fn a_home_announces_itself_after_it_was_cut_off_whatever_others_report() {
 }
 
 #[test]
+fn who_is_back_on_the_link_says_so_and_asks_at_once() {
+    let mut bench = Bench::with_own();
+    bench.hear(HOME, &[(HOME, 1)]);
+    bench.to(5_123);
+    bench.told.clear();
+    bench.cluster.handle_link_up(bench.now);
+    assert!(
+        bench
+            .cluster
+            .out
+            .transmits
+            .iter()
+            .any(|transmit| matches!(transmit.message, Message::Query { .. })),
+        "it asks who is there"
+    );
+    bench.to(5_123);
+    assert_eq!(bench.told.len(), 1, "it reports");
+    assert!(
+        bench
+            .hear(HOME, &[(HOME, 1)])
+            .contains(&Event::Announce(net(ME.0 as u8).addr()))
+    );
+}
+
+#[test]
 fn of_two_caretakers_the_higher_claim_wins() {
     for (from, term, gives_in) in [(3, 3, true), (3, 2, false), (0, 2, true), (3, 1, false)] {
         let mut bench = Bench::caretaker(); // under term 2, as server 1
@@ -683,346 +710,5 @@ fn a_peer_that_was_away_for_some_seconds_has_its_grace() {
             "{:?}",
             bench.questions
         );
-    }
-}
-
-/// A peer that isn't heard any more: its host is dead, as far as is known.
-const MUTE: ServerId = ServerId(4);
-
-/// A host that is no server's.
-const STRANGER: ServerId = ServerId(99);
-
-/// Who has an identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Has {
-    /// This server, whose own it is.
-    Mine,
-    /// This server, under term 2; its home is dead.
-    Assumed,
-    /// Its home, which is another server.
-    Theirs,
-    /// Another server, under term 2; its home is dead.
-    Taken,
-    /// Nobody; its home is dead, and this server couldn't add it.
-    Nobody,
-}
-
-/// What is heard of an identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
-    /// Its home's report, which says that it has it.
-    Home,
-    /// Its home's, which doesn't name it.
-    Unnamed,
-    /// Its home's goodbye: it has given it up.
-    GivenUp,
-    /// A claim of `OTHER`'s under this term.
-    Claim(u64),
-    /// `OTHER` knows of a higher term, but hasn't it.
-    Disclaimed,
-    /// `OTHER` says that it is the home.
-    OtherHome,
-    /// A frame of this server's from that address.
-    Frame(ServerId),
-}
-
-/// What this server does about it at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Act {
-    Nothing,
-    Announces,
-    Releases,
-    Assumes,
-    Asks,
-}
-
-/// Who has it then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Holder {
-    Is(ServerId),
-    None,
-    /// It is no identity any more.
-    Unknown,
-}
-
-impl Bench {
-    fn where_it_is(has: Has) -> Self {
-        let mut bench = Self::with_own();
-        bench.hear(HOME, &[(HOME, 1)]);
-        bench.hear(MUTE, &[]);
-        bench.to(1_000);
-        bench.cluster.handle_probe(bench.now, MUTE, false);
-        let mut others = vec![];
-        match has {
-            Has::Mine | Has::Theirs => {
-                bench.hear(HOME, &[(HOME, 1)]);
-            }
-            Has::Assumed | Has::Taken | Has::Nobody => {
-                bench.cluster.handle_probe(bench.now, HOME, false);
-                let (now, used) = (bench.now, has == Has::Taken);
-                bench.cluster.handle_identity_probe(now, identity(), used);
-            }
-        }
-        if has == Has::Taken {
-            others.push((HOME, 2));
-            bench.hear(OTHER, &others);
-        }
-        bench.to(1_500);
-        if has == Has::Nobody {
-            bench.cluster.renounce(bench.now, identity());
-        }
-        bench.hear(OTHER, &others);
-        assert_eq!(bench.cluster.peer(MUTE).unwrap().status, Status::Dead);
-        bench.to(1_600);
-        bench
-    }
-
-    /// What it does when it hears `heard` of `address`, and who has it then.
-    fn hear_of(&mut self, address: IpNet, heard: Heard) -> (Act, Holder) {
-        let home = if address == net(1) { ME } else { HOME };
-        let named = |home, term, held| {
-            vec![IdentityReport {
-                address,
-                home,
-                term,
-                held,
-            }]
-        };
-        let (from, identities) = match heard {
-            Heard::Home => (HOME, named(home, 1, true)),
-            Heard::Unnamed => (HOME, vec![]),
-            Heard::GivenUp => (HOME, named(home, 1, false)),
-            Heard::Claim(term) => (OTHER, named(home, term, true)),
-            Heard::Disclaimed => (OTHER, named(home, 9, false)),
-            Heard::OtherHome => (OTHER, named(OTHER, 5, true)),
-            Heard::Frame(by) => {
-                let (now, mac) = (self.now, link(by).mac);
-                self.cluster.handle_conflict(now, address.addr(), mac);
-                return (self.act(address), self.holder(address));
-            }
-        };
-        let leaving = heard == Heard::GivenUp;
-        let report = Report {
-            identities,
-            leaving,
-            ..self.report(from, &[])
-        };
-        self.send(report).unwrap();
-        (self.act(address), self.holder(address))
-    }
-
-    fn act(&mut self, address: IpNet) -> Act {
-        let address = address.addr();
-        let of_it = |event: Event| match event {
-            Event::Announce(of) if of == address => Some(Act::Announces),
-            Event::Release(of) if of == address => Some(Act::Releases),
-            Event::ProbeIdentity(of) if of == address => Some(Act::Asks),
-            Event::Assume(assumed) if assumed.address.addr() == address => Some(Act::Assumes),
-            _ => None,
-        };
-        let acts: Vec<_> = self.drain().into_iter().filter_map(of_it).collect();
-        assert!(acts.len() <= 1, "{acts:?}");
-        acts.first().copied().unwrap_or(Act::Nothing)
-    }
-
-    fn holder(&self, address: IpNet) -> Holder {
-        let mut all = self.cluster.identities();
-        let found = all.find(|known| known.address == address);
-        found.map_or(Holder::Unknown, |known| {
-            known.holder.map_or(Holder::None, Holder::Is)
-        })
-    }
-}
-
-/// As ARCHITECTURE.md has it: who has an identity, what is heard of it, what this server does, who has it then.
-#[test]
-fn the_whole_table() {
-    use Act::{Announces, Asks, Assumes, Nothing, Releases};
-    use Has::{Assumed, Mine, Nobody, Taken, Theirs};
-    use Heard::{Claim, Disclaimed, Frame, GivenUp, Home, OtherHome, Unnamed};
-    let all = [
-        Home,
-        Unnamed,
-        GivenUp,
-        Claim(3),
-        Claim(2),
-        Disclaimed,
-        OtherHome,
-        Frame(HOME),
-        Frame(OTHER),
-        Frame(MUTE),
-        Frame(STRANGER),
-    ];
-    let to = Holder::Is;
-    let nobody = Holder::None;
-    let gone = Holder::Unknown;
-    #[rustfmt::skip]
-    let table = [
-        // Of its own nobody else is the home: the first three can't be.
-        (Mine, [None, None, None,
-            Some((Announces, to(ME))), Some((Announces, to(ME))), Some((Announces, to(ME))), Some((Nothing, to(ME))),
-            Some((Announces, to(ME))), Some((Announces, to(ME))), Some((Announces, to(ME))), Some((Nothing, to(ME)))]),
-        (Assumed, [Some((Releases, to(HOME))), Some((Releases, gone)), Some((Nothing, to(ME))),
-            Some((Releases, to(OTHER))), Some((Announces, to(ME))), Some((Nothing, to(ME))), Some((Releases, to(OTHER))),
-            Some((Releases, to(HOME))), Some((Nothing, to(ME))), Some((Releases, to(MUTE))), Some((Releases, nobody))]),
-        (Theirs, [Some((Nothing, to(HOME))), Some((Nothing, gone)), Some((Assumes, to(ME))),
-            Some((Nothing, to(HOME))), Some((Nothing, to(HOME))), Some((Nothing, to(HOME))), Some((Nothing, to(HOME))),
-            Some((Nothing, to(HOME))), Some((Nothing, to(HOME))), Some((Nothing, to(HOME))), Some((Nothing, to(HOME)))]),
-        (Taken, [Some((Nothing, to(HOME))), Some((Nothing, gone)), Some((Nothing, to(OTHER))),
-            Some((Nothing, to(OTHER))), Some((Nothing, to(OTHER))), Some((Asks, nobody)), Some((Nothing, to(OTHER))),
-            Some((Nothing, to(OTHER))), Some((Nothing, to(OTHER))), Some((Nothing, to(OTHER))), Some((Nothing, to(OTHER)))]),
-        (Nobody, [Some((Nothing, to(HOME))), Some((Nothing, gone)), Some((Nothing, nobody)),
-            Some((Nothing, to(OTHER))), Some((Nothing, to(OTHER))), Some((Nothing, nobody)), Some((Nothing, to(OTHER))),
-            Some((Nothing, nobody)), Some((Nothing, nobody)), Some((Nothing, nobody)), Some((Nothing, nobody))]),
-    ];
-    for (has, row) in table {
-        for (heard, expected) in all.into_iter().zip(row) {
-            let Some(expected) = expected else { continue };
-            let mut bench = Bench::where_it_is(has);
-            let address = if has == Mine { net(1) } else { net(2) };
-            let found = bench.hear_of(address, heard);
-            assert_eq!(found, expected, "{has:?}, {heard:?}");
-        }
-    }
-}
-
-/// How its holder stands, how many probes in a row nobody answered, and whether it is claimed.
-#[test]
-fn what_it_takes_to_claim() {
-    /// The holder, [`HOME`], reports; is overdue; its host answers; it doesn't; it left, and keeps the address; and gave it up.
-    const STANDINGS: [(&str, [bool; 3]); 6] = [
-        ("present", [false, false, false]),
-        ("overdue", [false, false, false]),
-        ("silent", [false, false, true]),
-        ("dead", [false, true, true]),
-        ("left", [false, true, true]),
-        ("gave up", [true, true, true]),
-    ];
-    for (standing, row) in STANDINGS {
-        for (unanswered, claimed) in (0..).zip(row) {
-            let mut bench = Bench::with_own();
-            bench.hear(HOME, &[(HOME, 1)]);
-            let mut answers = [false; 2].into_iter().take(unanswered);
-            let goodbye = Report {
-                leaving: true,
-                ..bench.report(HOME, &[(HOME, 1)])
-            };
-            let mut events = match standing {
-                "left" => bench.say(goodbye),
-                "gave up" => {
-                    let mut goodbye = goodbye;
-                    goodbye.identities[0].held = false;
-                    bench.say(goodbye)
-                }
-                _ => vec![],
-            };
-            let until = if standing == "overdue" { 1_490 } else { 6_000 };
-            while bench.millis() < until {
-                if standing == "present" && bench.millis().is_multiple_of(500) {
-                    bench.hear(HOME, &[(HOME, 1)]);
-                }
-                if events.contains(&Event::ProbeIdentity(identity())) {
-                    let used = answers.next().is_none();
-                    let now = bench.now;
-                    bench.cluster.handle_identity_probe(now, identity(), used);
-                    bench.cluster.handle_probe(now, HOME, standing == "silent");
-                }
-                events = bench.to(bench.millis() + 10);
-            }
-            assert_eq!(bench.holds(), claimed, "{standing}, {unanswered}");
-        }
-    }
-}
-
-/// One thing that may happen.
-#[derive(Clone, Debug)]
-enum Step {
-    /// A server reports to have, or not to have, these servers' identities under these terms.
-    Report(u64, Vec<(u64, u64, bool)>, bool),
-    Frame(u64, u64),
-    HostProbed(u64, bool),
-    Probed(u64, bool),
-    Renounce(u64),
-    /// Milliseconds go by.
-    Run(u64),
-    /// The same, but it doesn't run.
-    Stall(u64),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let claims = prop::collection::vec((1..5_u64, 0..9_u64, any::<bool>()), 0..4);
-    prop_oneof![
-        4 => (2..5_u64, claims, any::<bool>()).prop_map(|(from, claims, goes)| Step::Report(from, claims, goes)),
-        2 => (1..5_u64, 1..6_u64).prop_map(|(of, by)| Step::Frame(of, by)),
-        2 => (2..5_u64, any::<bool>()).prop_map(|(id, answered)| Step::HostProbed(id, answered)),
-        2 => (1..5_u64, any::<bool>()).prop_map(|(of, used)| Step::Probed(of, used)),
-        1 => (1..5_u64).prop_map(Step::Renounce),
-        3 => (1..3_000_u64).prop_map(Step::Run),
-        1 => (1..9_000_u64).prop_map(Step::Stall),
-    ]
-}
-
-impl Bench {
-    fn take(&mut self, step: Step) {
-        let address = |of: u64| net(of as u8).addr();
-        let now = self.now;
-        match step {
-            Step::Report(from, claims, leaving) => {
-                let named = |(of, term, held)| IdentityReport {
-                    address: net(of as u8),
-                    home: ServerId(of),
-                    term,
-                    held,
-                };
-                let report = Report {
-                    identities: claims.into_iter().map(named).collect(),
-                    leaving,
-                    ..self.report(ServerId(from), &[])
-                };
-                // Who isn't known is asked first: it may speak again.
-                let _ = self.send(report);
-            }
-            Step::Frame(of, by) => {
-                let mac = link(ServerId(by)).mac;
-                self.cluster.handle_conflict(now, address(of), mac);
-            }
-            Step::HostProbed(id, answered) => {
-                self.cluster.handle_probe(now, ServerId(id), answered);
-            }
-            Step::Probed(of, used) => self.cluster.handle_identity_probe(now, address(of), used),
-            Step::Renounce(of) => self.cluster.renounce(now, address(of)),
-            Step::Run(millis) => drop(self.to(self.millis() + millis)),
-            Step::Stall(millis) => self.now = now + Duration::from_millis(millis),
-        }
-        self.cluster.handle_timeout(self.now);
-        self.drain();
-    }
-}
-
-proptest! {
-    #[test]
-    fn whatever_is_heard_terms_grow_and_homes_have_what_is_theirs_in_the_end(steps in prop::collection::vec(step(), 0..60)) {
-        let mut bench = Bench::with_own();
-        let mut terms = BTreeMap::new();
-        for step in steps {
-            bench.take(step);
-            let now: BTreeMap<_, _> = (bench.cluster.identities())
-                .map(|known| (known.address.addr(), known.term))
-                .collect();
-            for (address, term) in &now {
-                prop_assert!(terms.get(address).is_none_or(|before| before <= term), "{address}");
-            }
-            terms = now;
-            prop_assert!(bench.cluster.identities().any(|known| known.home == ME && known.holder == Some(ME)));
-        }
-        for _ in 0..2 {
-            bench.to(bench.millis() + 100);
-            for id in 2..5 {
-                bench.hear(ServerId(id), &[(ServerId(id), 1)]);
-            }
-        }
-        for id in 1..5 {
-            prop_assert_eq!(bench.holder(net(id as u8)), Holder::Is(ServerId(id)));
-        }
     }
 }
