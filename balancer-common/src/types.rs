@@ -148,6 +148,9 @@ pub struct Settings {
     pub trace_until_ns: u64,
     /// Until this `CLOCK_MONOTONIC`, in nanoseconds, some identity has a grace (see [`Identity::grace_until_ns`]).
     pub grace_until_ns: u64,
+    /// When this server last got an identity, or its network back: `CLOCK_MONOTONIC` in nanoseconds. In a grace within [`DOUBT_NS`] of
+    /// it, what `FLOWS` tells of TCP flows without a packet since then isn't believed.
+    pub got_ns: u64,
     /// One more than the highest index in use in `PEERS`.
     pub peers: u32,
     /// How packets leave by the interface that they came in by: 0 `XDP_TX`, 1 `bpf_redirect` (for veth).
@@ -164,6 +167,9 @@ pub struct Settings {
     /// As above, over IPv6.
     pub tunnel_v6: Address,
 }
+
+/// How long a server has to learn what became of the flows on an identity while another one had it, in nanoseconds.
+pub const DOUBT_NS: u64 = 1_000_000_000;
 
 /// What a CPU has at hand. The only entry of `AT_HAND`, which is per CPU.
 #[repr(C)]
@@ -579,7 +585,7 @@ map_type! {
     Place: 16,
     FlowSet: 256,
     ClientKey: 24,
-    Settings: 144,
+    Settings: 152,
     Port: 2,
     Identity: 16,
     Service: 48,

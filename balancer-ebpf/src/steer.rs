@@ -4,7 +4,7 @@ use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use balancer_common::hash::flow_hash;
 use balancer_common::table::{CLOSING, HALF_OPEN, NO_PEER, OPEN_TCP, OPEN_UDP, Place, millis};
 use balancer_common::types::{
-    ASSUMED, Address, FOREIGN, FlowKey, HELD, Identity, Mac, PEER_ALIVE, Peer, Reason,
+    ASSUMED, Address, DOUBT_NS, FOREIGN, FlowKey, HELD, Identity, Mac, PEER_ALIVE, Peer, Reason,
     SAME_PACKET_NS, STRANGER_NS, Settings,
 };
 use balancer_common::wire::{self, Kind, Packet};
@@ -81,12 +81,18 @@ impl<'a> Passage<'a> {
         }
     }
 
-    /// A flow that has a place in FLOWS. None: it hasn't, or is to be decided on anew.
+    /// A flow that has a place in FLOWS. None: it hasn't, or not one to go by, or is to be decided on anew.
     #[inline(always)]
     fn known_flow(&self) -> Option<Verdict> {
         let mut spot = Spot::of(self.tag, self.settings.flows_mask)?;
         let flow = *spot.place();
         let steered = flow.peer != NO_PEER;
+        if steered && self.is_doubtful(flow) {
+            if self.packet.opens() {
+                spot.place().tag = 0;
+            }
+            return None;
+        }
         let ended = flow.has_ended(self.now, self.packet.opens());
         let lost = steered && living_peer(flow.peer.into()).is_none();
         if ended || lost {
@@ -148,14 +154,29 @@ impl<'a> Passage<'a> {
     /// A packet in the midst of a flow without an entry: one that is kept, or one that was lost sight of.
     #[inline(always)]
     fn stranger(&self) -> Verdict {
-        let grace = self.now < self.settings.grace_until_ns
-            && self
-                .identity()
-                .is_some_and(|identity| self.now < identity.grace_until_ns);
-        if grace && !choice::has_socket(self) {
+        if self.is_in_grace() && !choice::has_socket(self) {
             return Verdict::Drop(Reason::GRACE);
         }
         Verdict::Local(Reason::LOCAL)
+    }
+
+    /// Whether it isn't known yet which flows there are on this identity.
+    #[inline(always)]
+    fn is_in_grace(&self) -> bool {
+        self.now < self.settings.grace_until_ns
+            && self
+                .identity()
+                .is_some_and(|identity| self.now < identity.grace_until_ns)
+    }
+
+    /// Whether who had the identity before this server got it knows better: the client's port may be another connection's by now.
+    #[inline(always)]
+    fn is_doubtful(&self, flow: Place) -> bool {
+        let had_ns = self.now.saturating_sub(self.settings.got_ns);
+        had_ns < DOUBT_NS
+            && !self.is_udp()
+            && !flow.is_fresh(self.now, had_ns)
+            && self.is_in_grace()
     }
 
     /// The first packet of a flow: S201 to S209.

@@ -1,10 +1,12 @@
 //! HTTP as a client speaks it that looks closely: which server, and is every byte there.
 
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 use crate::Host;
 
@@ -38,6 +40,30 @@ impl Connection {
         client.enter(|| Self::from_here(address))
     }
 
+    /// As [`Self::open`], from a port of the client's that the connection before has left.
+    pub fn open_from(client: &Host, port: u16, address: IpAddr) -> io::Result<Self> {
+        client.enter(|| {
+            let domain = Domain::for_address((address, 80).into());
+            let socket = Socket::new(domain, Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            let any: IpAddr = match address {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            socket.bind(&SocketAddr::from((any, port)).into())?;
+            socket.connect_timeout(&SocketAddr::from((address, 80)).into(), PATIENCE)?;
+            Self::over(socket.into())
+        })
+    }
+
+    /// Breaks it off, without waiting for the server.
+    pub fn abort(self) {
+        let socket = Socket::from(self.stream.into_inner());
+        socket
+            .set_linger(Some(Duration::ZERO))
+            .expect("a socket without linger");
+    }
+
     /// Asks for `path`.
     ///
     /// # Errors
@@ -66,7 +92,10 @@ impl Connection {
 
     /// Connects the host that this thread is on.
     pub fn from_here(address: IpAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&(address, 80).into(), PATIENCE)?;
+        Self::over(TcpStream::connect_timeout(&(address, 80).into(), PATIENCE)?)
+    }
+
+    fn over(stream: TcpStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self {

@@ -389,13 +389,24 @@ impl Cluster {
         self.settle(now);
     }
 
-    /// Takes in that a link of this host's carries again what it didn't for a while: peers are told at once, and asked who is there,
-    /// since caretakers go on until they hear of this server, and the link is told who has what when this one hears of them.
-    pub fn handle_link_up(&mut self, now: Timestamp) {
+    /// Takes in that a link of this host's carries again what it didn't for a while. Peers and the link are told at once, since
+    /// a caretaker lets go as soon as it hears of this server. `true`: others may have had what this one holds, and their flows
+    /// are asked for.
+    pub fn handle_link_up(&mut self, now: Timestamp) -> bool {
         self.notice_stall(now);
+        let away = self
+            .membership
+            .iter()
+            .any(|peer| !matches!(peer.status, Status::Online | Status::Left));
+        if away {
+            self.asker.listen(now);
+            self.takeover.wake(&mut self.out);
+        }
+        self.takeover.defend_homes(now, self.timing, &mut self.out);
         self.reporter.report_now(now);
         self.out.ask(now, Destination::Group);
         self.settle(now);
+        away
     }
 
     /// Takes in that this host couldn't take the address that [`Event::Assume`] told it to. It leaves takeovers to others

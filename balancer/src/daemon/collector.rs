@@ -72,13 +72,7 @@ impl Collector {
     }
 
     fn ended_here(&self, connections: &[Connection]) -> Vec<FlowAt> {
-        let flow = |connection: &Connection| FlowAt {
-            protocol: TCP,
-            client: connection.client,
-            identity: connection.local,
-            owner: self.me,
-            sure: connection.established,
-        };
+        let flow = |connection| flow(self.me, connection);
         connections.iter().map(flow).collect()
     }
 
@@ -105,6 +99,17 @@ impl Collector {
             }
         })?;
         Ok(flows)
+    }
+}
+
+/// A connection of this server's, `me`, as peers are told of it.
+pub(super) fn flow(me: ServerId, connection: &Connection) -> FlowAt {
+    FlowAt {
+        protocol: TCP,
+        client: connection.client,
+        identity: connection.local,
+        owner: me,
+        sure: connection.established,
     }
 }
 

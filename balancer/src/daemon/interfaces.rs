@@ -58,12 +58,24 @@ impl Running {
             self.announce_all(prepared);
         }
         if returned {
-            let peers = prepared.exchange.cluster().peers();
-            let gone = |status| matches!(status, Status::Dead | Status::Left);
-            for peer in peers.filter(|peer| !gone(peer.status)) {
-                self.introduce(prepared, peer.report.server).await?;
+            let now = clock::monotonic();
+            if prepared.exchange.link_up() {
+                self.note_return(now)?;
             }
-            prepared.exchange.link_up();
+            self.find_neighbours(prepared).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the kernel find the neighbours at once that it asked for while there was no link, and the peers.
+    async fn find_neighbours(&self, prepared: &Prepared) -> Result<()> {
+        for interface in &prepared.interfaces {
+            prepared.host.forget_lost_questions(interface.index).await?;
+        }
+        let peers = prepared.exchange.cluster().peers();
+        let gone = |status| matches!(status, Status::Dead | Status::Left);
+        for peer in peers.filter(|peer| !gone(peer.status)) {
+            self.introduce(prepared, peer.report.server).await?;
         }
         Ok(())
     }

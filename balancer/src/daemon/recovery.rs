@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::Result;
 use balancer_common::wire::TCP;
@@ -17,10 +18,18 @@ use crate::datapath::connections::Connection;
 use crate::datapath::{own, recovered};
 use crate::exchange::clock;
 
+/// The program's clock is late by less than that (`CLOCK_MONOTONIC_COARSE` where `HZ` is 100).
+const COARSE: Duration = Duration::from_millis(10);
+
+/// For so long after its return a server takes what peers' sockets say for newer than what its own do.
+const RETURN: Duration = Duration::from_secs(1);
+
 /// What is under way.
 pub struct Recovery {
     /// Since when this server has what others had before.
     got: BTreeMap<IpAddr, Timestamp>,
+    /// When this server's network came back.
+    back: Timestamp,
     /// Identities whose flows are being looked for.
     sought: BTreeMap<IpAddr, Sought>,
     /// What is to be asked when this server's own connections have been read.
@@ -42,6 +51,15 @@ struct Sought {
     own_unknown: bool,
     /// Flows that were entered.
     entered: u64,
+}
+
+impl Sought {
+    fn tenure(&self) -> recovered::Tenure {
+        recovered::Tenure {
+            got: since(self.got),
+            asked: self.since,
+        }
+    }
 }
 
 /// An identity, and whom to ask for the flows on it; `None`: all.
@@ -72,6 +90,7 @@ impl Recovery {
     pub fn new(collected: mpsc::Sender<Collected>) -> Self {
         Self {
             got: BTreeMap::new(),
+            back: Timestamp(0),
             sought: BTreeMap::new(),
             questions: Vec::new(),
             reading: false,
@@ -140,6 +159,19 @@ impl Running {
         self.write_settings()
     }
 
+    /// This server's network is back, and others had what this one holds: what they tell is news.
+    pub(super) fn note_return(&mut self, now: Timestamp) -> Result<()> {
+        self.recovery.back = now;
+        self.doubt_flows_before(now)
+    }
+
+    /// What is known of flows without a packet since then isn't believed until their servers have told of them: another one had the
+    /// identities.
+    pub(super) fn doubt_flows_before(&mut self, got: Timestamp) -> Result<()> {
+        self.settings.got_ns = since(got).0;
+        self.write_settings()
+    }
+
     /// Reads this server's own connections, once for all questions that have come up.
     fn read_own(&mut self) {
         if self.recovery.reading || self.recovery.questions.is_empty() {
@@ -179,9 +211,13 @@ impl Running {
                         sought.begun = sought.begun.saturating_sub(1);
                     }
                 }
+                let ledger = recovered::Ledger::open(&self.datapath.maps)?;
+                let now = clock::monotonic();
                 for connection in connections.iter().flatten() {
                     if let Some(sought) = self.recovery.sought.get_mut(&connection.local.ip()) {
                         sought.own.insert((connection.client, connection.local));
+                        let flow = collector::flow(prepared.id, connection);
+                        ledger.keep_own(&flow, sought.tenure(), now);
                     }
                 }
                 for (of, identities) in by_peer {
@@ -248,7 +284,11 @@ impl Running {
             let Some(sought) = self.recovery.sought.get_mut(&flow.identity.ip()) else {
                 continue;
             };
-            let own = flow.protocol == TCP && sought.own.contains(&(flow.client, flow.identity));
+            // What has ended while this server was away its own sockets don't know of.
+            let outdated = flow.sure && now.since(self.recovery.back) < RETURN;
+            let own = flow.protocol == TCP
+                && sought.own.contains(&(flow.client, flow.identity))
+                && !outdated;
             let maybe_own = sought.own_unknown && !flow.sure;
             if own || maybe_own || flow.owner == me {
                 continue;
@@ -258,11 +298,8 @@ impl Running {
                 .zip(services)
                 .find(|(_, service)| serves(service, flow));
             if let (Some((service, _)), Some(peer)) = (service, self.table.slot(flow.owner)) {
-                let tenure = recovered::Tenure {
-                    got: sought.got,
-                    asked: sought.since,
-                };
-                sought.entered += u64::from(ledger.enter(flow, peer, service, tenure, now));
+                let entered = ledger.enter(flow, peer, service, sought.tenure(), now);
+                sought.entered += u64::from(entered);
             }
         }
         Ok(())
@@ -303,4 +340,9 @@ impl Running {
         }
         Ok(())
     }
+}
+
+/// The earliest time that the program may give a packet which came after `time`.
+fn since(time: Timestamp) -> Timestamp {
+    Timestamp(time.0.saturating_sub(COARSE.as_nanos() as u64))
 }

@@ -30,7 +30,9 @@ impl Running {
         // Before the first packet comes it is known that only services are to be served there, and unknown flows not reset.
         prepared.assumed.insert(address, interface.index);
         self.set_held(prepared)?;
-        self.recovery.note_got(address, clock::monotonic());
+        let now = clock::monotonic();
+        self.doubt_flows_before(now)?;
+        self.recovery.note_got(address, now);
         self.recover(vec![address], None, true)?;
         let added = prepared
             .host

@@ -37,8 +37,8 @@ impl<'a> Ledger<'a> {
         })
     }
 
-    /// Has the packets of a flow sent on to the peer in slot `peer` from now on. One that isn't sure doesn't change what is known, and
-    /// none changes what stands. False: the table has no room for it.
+    /// Has the packets of a flow sent on to the peer in slot `peer` from now on. One that isn't sure doesn't change what is known since
+    /// this server got the identity, and none changes what stands. False: the table has no room for it.
     pub fn enter(
         &self,
         flow: &FlowAt,
@@ -49,7 +49,11 @@ impl<'a> Ledger<'a> {
     ) -> bool {
         let tag = flow_hash(&key(flow), self.seed);
         if let Some((place, known)) = self.view.get_in_full(tag)
-            && (!flow.sure || tenure.stands(place, known, now))
+            && if flow.sure {
+                tenure.stands(place, known, now)
+            } else {
+                !tenure.is_older(place, now)
+            }
         {
             return true;
         }
@@ -81,6 +85,15 @@ impl<'a> Ledger<'a> {
         place.is_some_and(|place| place.peer != NO_PEER)
     }
 
+    /// Has the packets of a flow stay here from now on that a socket of this server's has, unless it had one since this server has the
+    /// identity: what was known before that was another connection's, from the same port of the client's.
+    pub fn keep_own(&self, flow: &FlowAt, tenure: Tenure, now: Timestamp) {
+        let place = self.view.get(flow_hash(&key(flow), self.seed));
+        if place.is_some_and(|place| place.peer != NO_PEER && tenure.is_older(place, now)) {
+            self.keep(flow);
+        }
+    }
+
     /// Has the packets of a flow stay here from now on.
     pub fn keep(&self, flow: &FlowAt) {
         self.view.remove(flow_hash(&key(flow), self.seed));
@@ -98,6 +111,11 @@ fn key(flow: &FlowAt) -> FlowKey {
 }
 
 impl Tenure {
+    /// Whether a flow in the table had no packet since this server has the identity.
+    fn is_older(self, place: Place, now: Timestamp) -> bool {
+        u128::from(place.age_ms(now.0)) > now.since(self.got).as_millis()
+    }
+
     /// Whether a flow in the table is in use, and was decided on by one who could know: it had a packet since this server has the
     /// identity, and its first before this server asked its peers. What is older than that it has has been asked about before: until
     /// then the client's port may be another connection's, which came by way of whoever had the identity.
@@ -109,7 +127,7 @@ impl Tenure {
             let asked_before = self.got + GRACE <= self.asked;
             flow.opened_ns < self.asked.0 && (flow.opened_ns >= self.got.0 || asked_before)
         };
-        decided && idle_ms <= now.since(self.got).as_millis() && !place.has_ended(now.0, false)
+        decided && !self.is_older(place, now) && !place.has_ended(now.0, false)
     }
 }
 

@@ -143,8 +143,8 @@ impl Exchange {
     }
 
     /// A link of this host's carries again: [`Cluster::handle_link_up`].
-    pub fn link_up(&mut self) {
-        self.cluster.handle_link_up(clock::monotonic());
+    pub fn link_up(&mut self) -> bool {
+        self.cluster.handle_link_up(clock::monotonic())
     }
 
     /// This host can't take what it was told to assume: [`Cluster::renounce`].

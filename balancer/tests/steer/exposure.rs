@@ -1,6 +1,8 @@
 //! Identities that were taken over: only the services answer there, and unknown flows wait while peers are asked.
 
 use std::net::{IpAddr, SocketAddr};
+use std::thread;
+use std::time::Duration;
 
 use balancer::exchange::clock;
 use balancer_common::types::{ASSUMED, Address, Identity};
@@ -78,6 +80,37 @@ fn in_the_grace_unknown_flows_wait() {
         return;
     };
     server.passes(&SECOND.frame(), Some(WWW), "local");
+}
+
+/// Who had the identity meanwhile may have given a client's port to another connection.
+#[test]
+fn after_an_absence_only_what_was_seen_since_is_believed() {
+    let until = clock::monotonic() + Duration::from_secs(3_600);
+    let Some(mut server) = server(until.0) else {
+        return;
+    };
+    let (first, second) = (FIRST.numbered(1), SECOND.numbered(1));
+    for (first, second) in [(&FIRST, &SECOND), (&first, &second)] {
+        server.steers(first, 0, "steered_new");
+        server.steers(second, 0, "steered");
+    }
+    thread::sleep(Duration::from_millis(50));
+    let back = clock::monotonic().0;
+    let grace = |server: &mut Server, grace_until_ns| {
+        server.set_settings(|settings| {
+            settings.assumed = 2;
+            settings.grace_until_ns = grace_until_ns;
+            settings.got_ns = back - 20_000_000;
+        });
+    };
+    grace(&mut server, until.0);
+    server.drops(&SECOND.frame(), Some(WWW), "grace");
+    server.steers(&FIRST, 0, "steered_new");
+    server.steers(&SECOND, 0, "steered");
+    server.drops(&second.frame(), Some(WWW), "grace");
+    // It isn't forgotten: when nobody knows better, it goes on.
+    grace(&mut server, back);
+    server.steers(&second, 0, "steered");
 }
 
 fn framed(ether_type: [u8; 2], packet: &[u8]) -> Vec<u8> {

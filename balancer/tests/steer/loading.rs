@@ -102,7 +102,7 @@ fn bpftool_prints_every_field() {
     let fields = [
         (
             "SETTINGS",
-            "netns_cookie seed trace_until_ns grace_until_ns peers redirect assumed flows_mask macs \
+            "netns_cookie seed trace_until_ns grace_until_ns got_ns peers redirect assumed flows_mask macs \
              tunnel_v4 tunnel_v6",
         ),
         ("PORTS", "tcp udp"),

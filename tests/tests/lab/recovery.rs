@@ -157,6 +157,68 @@ fn hand_back(disturb: fn(&Lab)) -> Duration {
     Duration::from_millis(time.unwrap_or_else(|| panic!("no recovery: {changes:#?}")))
 }
 
+/// Who gets an identity may have had it before, and remember where a port's connection went then. It is another one's by now.
+#[test]
+fn a_port_that_was_used_again_meanwhile_is_a_new_connection() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let address = lab.server(1).address().into();
+    let open = |lab: &Lab| -> Vec<_> {
+        let ports = 40_000..40_040;
+        let connections = ports.map(|port| {
+            let opened = Connection::open_from(&lab.client, port, address);
+            let mut connection = opened.expect("a connection");
+            let server = connection.get("/").expect("an answer").server;
+            (connection, server)
+        });
+        connections.collect()
+    };
+    let change = |lab: &Lab, to: &str, done: fn(&str) -> bool| {
+        lab.switch.run("ip", &["link", "set", "web1", to]);
+        until("it has moved", PATIENCE, || {
+            [2, 3]
+                .iter()
+                .all(|of| done(&holder(lab.server(*of), address)))
+        });
+    };
+    let mut before = open(&lab);
+    for to in ["down", "up", "down"] {
+        // Asked all the while, but for what ends with its host.
+        let ends = |server: &str| to == "down" && server == "web1";
+        let (ended, lasting): (Vec<_>, Vec<_>) =
+            before.into_iter().partition(|(_, server)| ends(server));
+        let asked: Vec<_> = lasting
+            .into_iter()
+            .map(|(mut connection, server)| {
+                thread::spawn(move || {
+                    let until = Instant::now() + Duration::from_secs(4);
+                    while Instant::now() < until {
+                        let answer = connection.get("/").map(|answer| answer.server);
+                        assert_eq!(answer.expect("an answer"), server);
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                    connection
+                })
+            })
+            .collect();
+        change(
+            &lab,
+            to,
+            if to == "up" {
+                |who| who == "web1"
+            } else {
+                |who| who != "web1"
+            },
+        );
+        let lasted: Vec<_> = asked.into_iter().map(|one| one.join().unwrap()).collect();
+        lasted.into_iter().for_each(Connection::abort);
+        ended
+            .into_iter()
+            .for_each(|(connection, _)| connection.abort());
+        before = open(&lab);
+    }
+}
+
 #[test]
 fn a_hand_back_to_a_host_that_was_restarted_breaks_no_connection() {
     let Some(mut lab) = Lab::new(3) else { return };

@@ -13,7 +13,7 @@ use super::{FlowsPart, FlowsQuery, GRACE, LISTENING, MAX_FLOWS, PATIENCE, RETRY,
 /// The identities whose flows this server looks for, and whom it has asked.
 #[derive(Debug)]
 pub(in super::super) struct Asker {
-    /// When it could first have heard of all peers, from its first moment with the network on.
+    /// When it could first have heard of all peers, from its first moment with the network on, or from that at which it got it back.
     introduced: Timestamp,
     sequence: u64,
     /// With those who haven't told of all their flows on them.
@@ -46,6 +46,11 @@ impl Asker {
             open: BTreeMap::new(),
             sessions: BTreeMap::new(),
         }
+    }
+
+    /// Peers that weren't in sight are about to be: what is open waits for them.
+    pub fn listen(&mut self, now: Timestamp) {
+        self.introduced = now + LISTENING;
     }
 
     /// Asks for the flows on `identities`: one peer, or all that may answer.

@@ -215,13 +215,18 @@ impl Takeover {
         timing: Timing,
         out: &mut Outbox,
     ) {
+        self.defend_homes(now, timing, out);
+        self.doubt_all(now, Cause::Back(peer), timing, out);
+    }
+
+    /// The link is told again who has what is this server's own.
+    pub fn defend_homes(&mut self, now: Timestamp, timing: Timing, out: &mut Outbox) {
         let me = self.me;
         for identity in self.identities.values_mut() {
             if identity.is_held_by(me) && identity.home == me {
                 defend(now, identity, timing, out);
             }
         }
-        self.doubt_all(now, Cause::Back(peer), timing, out);
     }
 
     /// Server `peer` can be asked from now on: it may have flows on what this one holds.
@@ -236,7 +241,7 @@ impl Takeover {
         }
     }
 
-    /// This server didn't run for so long that others may have had what it holds.
+    /// This server didn't run, or had no network, for so long that others may have had what it holds.
     pub fn wake(&self, out: &mut Outbox) {
         for identity in self.held() {
             out.events.push_back(Event::Recover {

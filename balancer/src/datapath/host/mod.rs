@@ -85,6 +85,12 @@ impl Host {
         neighbours::introduce(self.kernel.handle(), interface, address, mac).await
     }
 
+    /// Has the kernel ask at once, as soon as it has something to send there, for those neighbours on an interface that it asks for in
+    /// vain. What waits for them is dropped.
+    pub async fn forget_lost_questions(&self, interface: u32) -> anyhow::Result<()> {
+        neighbours::forget_lost_questions(self.kernel.handle(), interface).await
+    }
+
     /// Makes `interfaces` answer and ask by ARP for their own addresses alone, never for those on `lo`, and their IPv6
     /// traffic start from their own addresses. The other links of this host don't tell of peers' addresses either.
     pub async fn accept_steered(&mut self, interfaces: &[String]) -> anyhow::Result<()> {

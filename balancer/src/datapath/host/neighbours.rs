@@ -31,6 +31,20 @@ pub(super) async fn introduce(
         .with_context(|| format!("cannot enter {address} in this host's neighbours"))
 }
 
+/// Drops what the kernel has asked for and not been told: it repeats a question after a second, however soon somebody could answer.
+pub(super) async fn forget_lost_questions(handle: &Handle, interface: u32) -> anyhow::Result<()> {
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        for neighbour in list(handle, family).await? {
+            let header = &neighbour.header;
+            if header.ifindex == interface && header.state == NeighbourState::Incomplete {
+                // It may have been found meanwhile, or given up.
+                let _ = handle.neighbours().del(neighbour).execute().await;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The Ethernet address of a neighbour; `None`: it isn't known yet.
 pub(super) async fn find(
     handle: &Handle,
@@ -41,15 +55,7 @@ pub(super) async fn find(
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
     };
-    let all: Vec<NeighbourMessage> = handle
-        .neighbours()
-        .get()
-        .set_address_family(family)
-        .execute()
-        .try_collect()
-        .await
-        .map_err(system_error)
-        .context("cannot list this host's neighbours")?;
+    let all = list(handle, family).await?;
     let unknown = [NeighbourState::Incomplete, NeighbourState::Failed];
     let found = all.iter().find(|message| {
         message.header.ifindex == interface
@@ -65,6 +71,12 @@ pub(super) async fn find(
                 _ => None,
             })
     }))
+}
+
+async fn list(handle: &Handle, family: AddressFamily) -> anyhow::Result<Vec<NeighbourMessage>> {
+    let request = handle.neighbours().get().set_address_family(family);
+    let all = request.execute().try_collect().await.map_err(system_error);
+    all.context("cannot list this host's neighbours")
 }
 
 fn destination(message: &NeighbourMessage) -> Option<IpAddr> {

@@ -473,28 +473,32 @@ fn a_home_announces_itself_after_it_was_cut_off_whatever_others_report() {
 }
 
 #[test]
-fn who_is_back_on_the_link_says_so_and_asks_at_once() {
+fn a_home_whose_link_is_up_again_waits_for_nobody() {
     let mut bench = Bench::with_own();
     bench.hear(HOME, &[(HOME, 1)]);
     bench.to(5_123);
     bench.told.clear();
-    bench.cluster.handle_link_up(bench.now);
-    assert!(
-        bench
-            .cluster
-            .out
-            .transmits
-            .iter()
-            .any(|transmit| matches!(transmit.message, Message::Query { .. })),
-        "it asks who is there"
-    );
-    bench.to(5_123);
+    assert!(bench.cluster.handle_link_up(bench.now));
+    let asks =
+        |transmit: &crate::cluster::Transmit| matches!(transmit.message, Message::Query { .. });
+    assert!(bench.cluster.out.transmits.iter().any(asks));
+    let events = bench.to(5_123);
+    assert_eq!(events, [Event::Announce(net(ME.0 as u8).addr())]);
     assert_eq!(bench.told.len(), 1, "it reports");
-    assert!(
-        bench
-            .hear(HOME, &[(HOME, 1)])
-            .contains(&Event::Announce(net(ME.0 as u8).addr()))
-    );
+    // Flows that its caretaker has got must not be reset meanwhile.
+    assert_eq!(bench.questions.last(), Some(&(5_123, true)));
+}
+
+#[test]
+fn after_a_moment_without_a_link_what_is_known_stands() {
+    let mut bench = Bench::with_own();
+    bench.to(5_123);
+    bench.hear(HOME, &[(HOME, 1)]);
+    let asked = bench.questions.len();
+    assert!(!bench.cluster.handle_link_up(bench.now));
+    let events = bench.to(5_123);
+    assert_eq!(events, [Event::Announce(net(ME.0 as u8).addr())]);
+    assert_eq!(bench.questions.len(), asked);
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl Bench {
             Step::Renounce(of) => self.cluster.renounce(now, address(of)),
             Step::Run(millis) => drop(self.to(self.millis() + millis)),
             Step::Stall(millis) => self.now = now + Duration::from_millis(millis),
-            Step::LinkUp => self.cluster.handle_link_up(now),
+            Step::LinkUp => drop(self.cluster.handle_link_up(now)),
         }
         self.cluster.handle_timeout(self.now);
         self.drain();
