@@ -128,6 +128,8 @@ pub enum Event {
         identity: IpAddr,
         /// Only this peer can know more; `None`: all can.
         of: Option<ServerId>,
+        /// Another one may have had it until now: what was known here may not hold.
+        got: bool,
         /// Until [`Event::Recovered`], but no longer than [`GRACE`], clients are better not answered that a flow isn't known
         /// here. `false`: it came up too often for that.
         grace: bool,
@@ -394,10 +396,11 @@ impl Cluster {
     /// are asked for.
     pub fn handle_link_up(&mut self, now: Timestamp) -> bool {
         self.notice_stall(now);
-        let away = self
-            .membership
-            .iter()
-            .any(|peer| !matches!(peer.status, Status::Online | Status::Left));
+        let heard = self.membership.iter().map(|peer| peer.heard).max();
+        let away = heard.is_some_and(|heard| {
+            // Peers may have heard this server's last report a period before that.
+            now.since(heard) + self.timing.period >= self.timing.timeout()
+        });
         if away {
             self.asker.listen(now);
             self.takeover.wake(&mut self.out);

@@ -6,6 +6,7 @@ use anyhow::Result;
 use super::links::macs_of;
 use super::prepare::Prepared;
 use super::running::Running;
+use super::takeover::held;
 use crate::cluster::Status;
 use crate::datapath::interface::LinkState;
 use crate::datapath::own;
@@ -60,7 +61,9 @@ impl Running {
         if returned {
             let now = clock::monotonic();
             if prepared.exchange.link_up() {
+                // From now on, though it takes a moment until they can be asked for.
                 self.note_return(now)?;
+                self.grant_grace(&Vec::from_iter(held(prepared)))?;
             }
             self.find_neighbours(prepared).await?;
         }
@@ -69,14 +72,12 @@ impl Running {
 
     /// Has the kernel find the neighbours at once that it asked for while there was no link, and the peers.
     async fn find_neighbours(&self, prepared: &Prepared) -> Result<()> {
+        let mut result = Ok(());
         for interface in &prepared.interfaces {
-            prepared.host.forget_lost_questions(interface.index).await?;
+            result = result.and(prepared.host.ask_again(interface.index).await);
         }
         let peers = prepared.exchange.cluster().peers();
-        let gone = |status| matches!(status, Status::Dead | Status::Left);
-        for peer in peers.filter(|peer| !gone(peer.status)) {
-            self.introduce(prepared, peer.report.server).await?;
-        }
-        Ok(())
+        let there = peers.filter(|peer| !matches!(peer.status, Status::Dead | Status::Left));
+        result.and(self.introduce(prepared, there).await)
     }
 }

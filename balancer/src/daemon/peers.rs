@@ -11,6 +11,7 @@ use super::prepare::Prepared;
 use super::probes::Subject;
 use super::running::Running;
 use crate::cluster::{self, Cluster, Event, Report, ServerId, Status};
+use crate::datapath::host::Neighbour;
 use crate::datapath::peers::Known;
 use crate::exchange::{OpenError, clock};
 
@@ -25,7 +26,7 @@ impl Running {
                 let from = peer(id).map(|peer| peer.from.ip().to_string());
                 let text = format!("peer {} ({}) is there", name(id), from.unwrap_or_default());
                 self.history.add(clock::monotonic(), text);
-                self.introduce(prepared, id).await?;
+                self.introduce(prepared, peer(id).into_iter()).await?;
             }
             Event::PeerUpdated(id) => {
                 let Some(peer) = peer(id) else { return Ok(()) };
@@ -53,7 +54,7 @@ impl Running {
                 });
                 self.warnings.set(&format!("{id} silent"), silent);
                 if to == Status::Online {
-                    self.introduce(prepared, id).await?;
+                    self.introduce(prepared, peer(id).into_iter()).await?;
                 }
             }
             Event::Probe(id) => self.probe(prepared, id),
@@ -79,10 +80,10 @@ impl Running {
             Event::Recover {
                 identity,
                 of,
+                got,
                 grace,
             } => {
-                // That all are asked means that another one may have had it.
-                if of.is_none() {
+                if got {
                     self.recovery.note_got(identity, clock::monotonic());
                 }
                 self.recover(vec![identity], of, grace)?;
@@ -101,25 +102,32 @@ impl Running {
         Ok(())
     }
 
-    /// Lets the kernel know where a peer is that can be reached from now on: it is asked for flows, and clients wait.
-    pub(super) async fn introduce(&self, prepared: &Prepared, id: ServerId) -> Result<()> {
+    /// Lets the kernel know where peers are that can be reached from now on: they are asked for flows, and clients wait.
+    pub(super) async fn introduce(
+        &self,
+        prepared: &Prepared,
+        peers: impl Iterator<Item = &cluster::Peer>,
+    ) -> Result<()> {
         let cluster = prepared.exchange.cluster();
-        let Some(peer) = cluster.peer(id) else {
-            return Ok(());
-        };
-        let elsewhere = |address: IpAddr| {
+        let elsewhere = |address: IpAddr, id| {
             let mut identities = cluster.identities();
             identities.any(|one| one.address.addr() == address && one.holder != Some(id))
         };
-        for link in &peer.report.links {
-            for address in link.addresses.iter().map(IpNet::addr) {
-                if let Some(interface) = self.on_link(address).filter(|_| !elsewhere(address)) {
-                    let host = &prepared.host;
-                    host.introduce(interface.index, address, link.mac).await?;
-                }
+        let mut neighbours = Vec::new();
+        for peer in peers {
+            for link in &peer.report.links {
+                let addresses = link.addresses.iter().map(IpNet::addr);
+                let here = addresses.filter(|address| !elsewhere(*address, peer.report.server));
+                neighbours.extend(here.filter_map(|address| {
+                    Some(Neighbour {
+                        interface: self.on_link(address)?.index,
+                        address,
+                        mac: link.mac,
+                    })
+                }));
             }
         }
-        Ok(())
+        prepared.host.introduce(&neighbours).await
     }
 
     /// Enters a peer's report in the maps. `true`: identities or addresses have changed.

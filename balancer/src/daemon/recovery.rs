@@ -21,14 +21,16 @@ use crate::exchange::clock;
 /// The program's clock is late by less than that (`CLOCK_MONOTONIC_COARSE` where `HZ` is 100).
 const COARSE: Duration = Duration::from_millis(10);
 
-/// For so long after its return a server takes what peers' sockets say for newer than what its own do.
+/// For so long after it got an identity, or its network, what peers tell a server is newer than what it knew before.
 const RETURN: Duration = Duration::from_secs(1);
 
 /// What is under way.
 pub struct Recovery {
     /// Since when this server has what others had before.
     got: BTreeMap<IpAddr, Timestamp>,
-    /// When this server's network came back.
+    /// When this server last took over an identity, or its network came back.
+    acquired: Timestamp,
+    /// When its network came back.
     back: Timestamp,
     /// Identities whose flows are being looked for.
     sought: BTreeMap<IpAddr, Sought>,
@@ -54,10 +56,12 @@ struct Sought {
 }
 
 impl Sought {
-    fn tenure(&self) -> recovered::Tenure {
+    /// `acquired`: an identity was, just now.
+    fn tenure(&self, acquired: bool) -> recovered::Tenure {
         recovered::Tenure {
             got: since(self.got),
             asked: self.since,
+            acquired,
         }
     }
 }
@@ -90,6 +94,7 @@ impl Recovery {
     pub fn new(collected: mpsc::Sender<Collected>) -> Self {
         Self {
             got: BTreeMap::new(),
+            acquired: Timestamp(0),
             back: Timestamp(0),
             sought: BTreeMap::new(),
             questions: Vec::new(),
@@ -168,6 +173,7 @@ impl Running {
     /// What is known of flows without a packet since then isn't believed until their servers have told of them: another one had the
     /// identities.
     pub(super) fn doubt_flows_before(&mut self, got: Timestamp) -> Result<()> {
+        self.recovery.acquired = got;
         self.settings.got_ns = since(got).0;
         self.write_settings()
     }
@@ -211,13 +217,16 @@ impl Running {
                         sought.begun = sought.begun.saturating_sub(1);
                     }
                 }
-                let ledger = recovered::Ledger::open(&self.datapath.maps)?;
+                let ledger = recovered::Ledger::open(&self.datapath.maps);
                 let now = clock::monotonic();
+                let acquired = now.since(self.recovery.acquired) < RETURN;
                 for connection in connections.iter().flatten() {
                     if let Some(sought) = self.recovery.sought.get_mut(&connection.local.ip()) {
                         sought.own.insert((connection.client, connection.local));
-                        let flow = collector::flow(prepared.id, connection);
-                        ledger.keep_own(&flow, sought.tenure(), now);
+                        if let Ok(ledger) = &ledger {
+                            let flow = collector::flow(prepared.id, connection);
+                            ledger.keep_own(&flow, sought.tenure(acquired), now);
+                        }
                     }
                 }
                 for (of, identities) in by_peer {
@@ -228,7 +237,7 @@ impl Running {
                     }
                     prepared.exchange.recover(&identities, of);
                 }
-                connections.map(drop)
+                connections.map(drop).and(ledger.map(drop))
             }
             Collected::Wanted { by, session, flows } => {
                 let Flows { flows, failed } = flows;
@@ -280,6 +289,7 @@ impl Running {
     pub(super) fn on_flows(&mut self, me: ServerId, flows: &[FlowAt]) -> Result<()> {
         let now = clock::monotonic();
         let ledger = recovered::Ledger::open(&self.datapath.maps)?;
+        let acquired = now.since(self.recovery.acquired) < RETURN;
         for flow in flows {
             let Some(sought) = self.recovery.sought.get_mut(&flow.identity.ip()) else {
                 continue;
@@ -298,7 +308,7 @@ impl Running {
                 .zip(services)
                 .find(|(_, service)| serves(service, flow));
             if let (Some((service, _)), Some(peer)) = (service, self.table.slot(flow.owner)) {
-                let entered = ledger.enter(flow, peer, service, sought.tenure(), now);
+                let entered = ledger.enter(flow, peer, service, sought.tenure(acquired), now);
                 sought.entered += u64::from(entered);
             }
         }

@@ -19,6 +19,8 @@ pub struct Tenure {
     pub got: Timestamp,
     /// When it began to look for the flows on it. What it decided since then it decided without knowing them.
     pub asked: Timestamp,
+    /// It has just taken it over, or its network was away until now: what it knew before that isn't worth anything.
+    pub acquired: bool,
 }
 
 /// The table, for flows to be entered.
@@ -52,7 +54,7 @@ impl<'a> Ledger<'a> {
             && if flow.sure {
                 tenure.stands(place, known, now)
             } else {
-                !tenure.is_older(place, now)
+                !tenure.is_worthless(place, now)
             }
         {
             return true;
@@ -89,7 +91,7 @@ impl<'a> Ledger<'a> {
     /// identity: what was known before that was another connection's, from the same port of the client's.
     pub fn keep_own(&self, flow: &FlowAt, tenure: Tenure, now: Timestamp) {
         let place = self.view.get(flow_hash(&key(flow), self.seed));
-        if place.is_some_and(|place| place.peer != NO_PEER && tenure.is_older(place, now)) {
+        if place.is_some_and(|place| place.peer != NO_PEER && tenure.is_worthless(place, now)) {
             self.keep(flow);
         }
     }
@@ -111,7 +113,11 @@ fn key(flow: &FlowAt) -> FlowKey {
 }
 
 impl Tenure {
-    /// Whether a flow in the table had no packet since this server has the identity.
+    /// Whether a flow in the table had no packet since this server has the identity, which it has just acquired.
+    fn is_worthless(self, place: Place, now: Timestamp) -> bool {
+        self.acquired && self.is_older(place, now)
+    }
+
     fn is_older(self, place: Place, now: Timestamp) -> bool {
         u128::from(place.age_ms(now.0)) > now.since(self.got).as_millis()
     }
@@ -186,6 +192,7 @@ mod tests {
         let tenure = Tenure {
             got,
             asked: at(5_000),
+            acquired: true,
         };
         let place = Place {
             tag: 1,
@@ -198,6 +205,29 @@ mod tests {
             ..Flow::default()
         };
         tenure.stands(place, flow, at(5_100))
+    }
+
+    #[test]
+    fn only_what_is_from_before_an_acquisition_is_worthless() {
+        let worthless = |acquired, seen: u64, got: Timestamp| {
+            let tenure = Tenure {
+                got,
+                asked: at(5_000),
+                acquired,
+            };
+            let place = Place {
+                tag: 1,
+                seen_ms: millis(at(seen).0),
+                state: OPEN_TCP,
+                ..Place::default()
+            };
+            tenure.is_worthless(place, at(5_100))
+        };
+        assert!(worthless(true, 4_900, at(5_000)));
+        assert!(!worthless(true, 5_050, at(5_000)));
+        // It has it all along: a peer has come back, or claims it.
+        assert!(!worthless(false, 4_900, at(5_000)));
+        assert!(!worthless(true, 100, Timestamp(0)));
     }
 
     #[test]

@@ -135,6 +135,7 @@ impl Doubt {
                 Cause::Met(peer) => Some(peer),
                 Cause::Claim(_) | Cause::Frame | Cause::Back(_) => None,
             },
+            got: matches!(cause, Cause::Claim(_) | Cause::Frame),
             grace,
         });
     }

@@ -247,6 +247,7 @@ impl Takeover {
             out.events.push_back(Event::Recover {
                 identity: identity.address.addr(),
                 of: None,
+                got: true,
                 grace: true,
             });
         }

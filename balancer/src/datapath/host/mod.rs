@@ -39,6 +39,7 @@ use nix::net::if_::if_indextoname;
 pub use self::{
     change::Change,
     kernel::{Family, Rule},
+    neighbours::Neighbour,
     other_links::ArpIgnore,
     route::Route,
 };
@@ -74,21 +75,15 @@ impl Host {
         route::find(self.kernel.handle(), address).await
     }
 
-    /// Tells the kernel the Ethernet address of a neighbour who was just heard, unless it knows one. A question of its own that was
-    /// lost, or that a host doesn't answer which has this one's address, it would repeat a second later.
-    pub async fn introduce(
-        &self,
-        interface: u32,
-        address: IpAddr,
-        mac: [u8; 6],
-    ) -> anyhow::Result<()> {
-        neighbours::introduce(self.kernel.handle(), interface, address, mac).await
+    /// Tells the kernel the Ethernet addresses of neighbours who were just heard, but of those that it knows. A question of its own
+    /// that was lost, or that a host doesn't answer which has this one's address, it would repeat a second later.
+    pub async fn introduce(&self, neighbours: &[Neighbour]) -> anyhow::Result<()> {
+        neighbours::introduce(self.kernel.handle(), neighbours).await
     }
 
-    /// Has the kernel ask at once, as soon as it has something to send there, for those neighbours on an interface that it asks for in
-    /// vain. What waits for them is dropped.
-    pub async fn forget_lost_questions(&self, interface: u32) -> anyhow::Result<()> {
-        neighbours::forget_lost_questions(self.kernel.handle(), interface).await
+    /// Has the kernel ask again at once for those neighbours on an interface that it has asked for in vain.
+    pub async fn ask_again(&self, interface: u32) -> anyhow::Result<()> {
+        neighbours::ask_again(self.kernel.handle(), interface).await
     }
 
     /// Makes `interfaces` answer and ask by ARP for their own addresses alone, never for those on `lo`, and their IPv6
