@@ -85,7 +85,7 @@ fn in_the_grace_unknown_flows_wait() {
 /// Who had the identity meanwhile may have given a client's port to another connection.
 #[test]
 fn after_an_absence_only_what_was_seen_since_is_believed() {
-    let until = clock::monotonic() + Duration::from_secs(3_600);
+    let until = clock::monotonic() + Duration::from_hours(1);
     let Some(mut server) = server(until.0) else {
         return;
     };

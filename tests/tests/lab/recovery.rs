@@ -212,9 +212,9 @@ fn a_port_that_was_used_again_meanwhile_is_a_new_connection() {
         );
         let lasted: Vec<_> = asked.into_iter().map(|one| one.join().unwrap()).collect();
         lasted.into_iter().for_each(Connection::abort);
-        ended
-            .into_iter()
-            .for_each(|(connection, _)| connection.abort());
+        for (connection, _) in ended {
+            connection.abort();
+        }
         before = open(&lab);
     }
 }
