@@ -109,7 +109,7 @@ fn after_an_absence_only_what_was_seen_since_is_believed() {
     server.steers(&SECOND, 0, "steered");
     server.drops(&second.frame(), Some(WWW), "grace");
     // It isn't forgotten: when nobody knows better, it goes on.
-    grace(&mut server, back);
+    grace(&mut server, 0);
     server.steers(&second, 0, "steered");
 }
 
