@@ -217,13 +217,16 @@ impl Running {
                         sought.begun = sought.begun.saturating_sub(1);
                     }
                 }
-                let ledger = recovered::Ledger::open(&self.datapath.maps);
                 let now = clock::monotonic();
                 let acquired = now.since(self.recovery.acquired) < RETURN;
+                // It maps all of the table into memory.
+                let ledger = acquired
+                    .then(|| recovered::Ledger::open(&self.datapath.maps))
+                    .transpose();
                 for connection in connections.iter().flatten() {
                     if let Some(sought) = self.recovery.sought.get_mut(&connection.local.ip()) {
                         sought.own.insert((connection.client, connection.local));
-                        if let Ok(ledger) = &ledger {
+                        if let Ok(Some(ledger)) = &ledger {
                             let flow = collector::flow(prepared.id, connection);
                             ledger.keep_own(&flow, sought.tenure(acquired), now);
                         }
