@@ -33,6 +33,23 @@ struct Head {
     length: usize,
 }
 
+/// Connects the host that this thread is on to `to`, from a port that the connection before has left; 0: from any.
+///
+/// # Errors
+///
+/// Nobody answers, or the connection before isn't quite over ([`ErrorKind::AddrNotAvailable`]).
+pub fn connect_from(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    socket.bind(&SocketAddr::from((any, port)).into())?;
+    socket.connect_timeout(&to.into(), PATIENCE)?;
+    Ok(socket.into())
+}
+
 impl Connection {
     /// Connects `client` to port 80 at `address`.
     pub fn open(client: &Host, address: impl Into<IpAddr>) -> io::Result<Self> {
@@ -42,18 +59,7 @@ impl Connection {
 
     /// As [`Self::open`], from a port of the client's that the connection before has left.
     pub fn open_from(client: &Host, port: u16, address: IpAddr) -> io::Result<Self> {
-        client.enter(|| {
-            let domain = Domain::for_address((address, 80).into());
-            let socket = Socket::new(domain, Type::STREAM, None)?;
-            socket.set_reuse_address(true)?;
-            let any: IpAddr = match address {
-                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-            };
-            socket.bind(&SocketAddr::from((any, port)).into())?;
-            socket.connect_timeout(&SocketAddr::from((address, 80)).into(), PATIENCE)?;
-            Self::over(socket.into())
-        })
+        client.enter(|| Self::over(connect_from(port, (address, 80).into())?))
     }
 
     /// Breaks it off, without waiting for the server.

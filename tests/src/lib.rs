@@ -29,7 +29,7 @@ pub use daemon::Daemon;
 pub use dns::{Resolver, who_by_tcp};
 pub use echo::{Datagrams, Echo};
 pub use host::{Curl, Host};
-pub use http::{Connection, Held, Response};
+pub use http::{Connection, Held, Response, connect_from};
 pub use lab::{BY_CONNECTIONS, Lab, WITHOUT_CPU, adding};
 pub use process::{Process, Signal};
 pub use server::{Ended, Server};

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Result;
+use balancer_common::types::DOUBT_NS;
 use balancer_common::wire::TCP;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -21,15 +22,10 @@ use crate::exchange::clock;
 /// The program's clock is late by less than that (`CLOCK_MONOTONIC_COARSE` where `HZ` is 100).
 const COARSE: Duration = Duration::from_millis(10);
 
-/// For so long after it got an identity, or its network, what peers tell a server is newer than what it knew before.
-const RETURN: Duration = Duration::from_secs(1);
-
 /// What is under way.
 pub struct Recovery {
     /// Since when this server has what others had before.
     got: BTreeMap<IpAddr, Timestamp>,
-    /// When this server last took over an identity, or its network came back.
-    acquired: Timestamp,
     /// When its network came back.
     back: Timestamp,
     /// Identities whose flows are being looked for.
@@ -94,7 +90,6 @@ impl Recovery {
     pub fn new(collected: mpsc::Sender<Collected>) -> Self {
         Self {
             got: BTreeMap::new(),
-            acquired: Timestamp(0),
             back: Timestamp(0),
             sought: BTreeMap::new(),
             questions: Vec::new(),
@@ -173,7 +168,6 @@ impl Running {
     /// What is known of flows without a packet since then isn't believed until their servers have told of them: another one had the
     /// identities.
     pub(super) fn doubt_flows_before(&mut self, got: Timestamp) -> Result<()> {
-        self.recovery.acquired = got;
         self.settings.got_ns = since(got).0;
         self.write_settings()
     }
@@ -218,7 +212,7 @@ impl Running {
                     }
                 }
                 let now = clock::monotonic();
-                let acquired = now.since(self.recovery.acquired) < RETURN;
+                let acquired = is_doubtful(Timestamp(self.settings.got_ns), now);
                 // It maps all of the table into memory.
                 let ledger = acquired
                     .then(|| recovered::Ledger::open(&self.datapath.maps))
@@ -292,13 +286,13 @@ impl Running {
     pub(super) fn on_flows(&mut self, me: ServerId, flows: &[FlowAt]) -> Result<()> {
         let now = clock::monotonic();
         let ledger = recovered::Ledger::open(&self.datapath.maps)?;
-        let acquired = now.since(self.recovery.acquired) < RETURN;
+        let acquired = is_doubtful(Timestamp(self.settings.got_ns), now);
         for flow in flows {
             let Some(sought) = self.recovery.sought.get_mut(&flow.identity.ip()) else {
                 continue;
             };
             // What has ended while this server was away its own sockets don't know of.
-            let outdated = flow.sure && now.since(self.recovery.back) < RETURN;
+            let outdated = flow.sure && is_doubtful(self.recovery.back, now);
             let own = flow.protocol == TCP
                 && sought.own.contains(&(flow.client, flow.identity))
                 && !outdated;
@@ -358,4 +352,9 @@ impl Running {
 /// The earliest time that the program may give a packet which came after `time`.
 fn since(time: Timestamp) -> Timestamp {
     Timestamp(time.0.saturating_sub(COARSE.as_nanos() as u64))
+}
+
+/// Whether what this server knew before it got something is still in doubt, as the program reckons it.
+fn is_doubtful(got: Timestamp, now: Timestamp) -> bool {
+    now.since(got).as_nanos() < DOUBT_NS.into()
 }

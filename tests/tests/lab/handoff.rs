@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
-use balancer_tests::{Lab, Server, Signal, until, until_some};
-use socket2::{Domain, Socket, Type};
+use balancer_tests::{Lab, Server, Signal, connect_from, until, until_some};
+use socket2::Socket;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -642,24 +641,16 @@ fn no_wrong_checksums(lab: &Lab) {
 
 /// A connection of the client's to the first server, from a port of its own unless that is 0.
 fn connect(lab: &Lab, port: u16) -> std::net::TcpStream {
-    let open = || -> io::Result<Socket> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        let from = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-        socket.bind(&from.into())?;
-        let to = SocketAddr::from((lab.server(1).address(), 8000));
-        socket.connect_timeout(&to.into(), PATIENCE)?;
-        Ok(socket)
-    };
+    let to = (lab.server(1).address(), 8000).into();
     // The connection before may not be quite over.
-    let socket = until_some("a connection", Duration::from_secs(2), || {
-        match lab.client.enter(open) {
+    let stream = until_some("a connection", Duration::from_secs(2), || {
+        match lab.client.enter(|| connect_from(port, to)) {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => None,
-            socket => Some(socket.unwrap()),
+            stream => Some(stream.unwrap()),
         }
     });
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.into()
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
 }
 
 /// Who answers, and what. With `connection: close`, waits for the end.

@@ -211,10 +211,8 @@ fn a_port_that_was_used_again_meanwhile_is_a_new_connection() {
             },
         );
         let lasted: Vec<_> = asked.into_iter().map(|one| one.join().unwrap()).collect();
-        lasted.into_iter().for_each(Connection::abort);
-        for (connection, _) in ended {
-            connection.abort();
-        }
+        let ended = ended.into_iter().map(|(connection, _)| connection);
+        lasted.into_iter().chain(ended).for_each(Connection::abort);
         before = open(&lab);
     }
 }
