@@ -28,8 +28,8 @@ use crate::http::tls::Session;
 /// How long a client may wait for its connection to move before it is served through this server. The peer waits longer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How often the peer is told to go on.
-const TRIES: usize = 2;
+/// How often the peer is told to go on, [`PATIENCE`] each time: as often as fits into the time that it holds the connection ready.
+const TRIES: usize = 5;
 
 /// How long a connection that has moved stays here, silent: so long a packet that came before the move may be on its way through
 /// this host, whose kernel would reset a connection that it doesn't know.
@@ -97,15 +97,10 @@ pub async fn give(client: &Arc<Client>, to: ServerId, loose: Loose) -> Given {
     let service = service.clone();
     let client = client.clone();
     // It is the peer's from now on, whatever comes.
-    for turn in 0..TRIES {
-        let told = timeout(PATIENCE, ask(&client, to, &Message::Go(number))).await;
-        let Ok(Ok(status)) = told else { continue };
-        // It isn't waiting there any more: it was told, and its answer came late.
-        let late = turn > 0 && status == StatusCode::NOT_FOUND;
-        if status == StatusCode::NO_CONTENT || late {
-            service.tally.count_handoff(true);
-            break;
-        }
+    let heard = go_on(&client, to, number).await;
+    service.tally.count_handoff(heard);
+    if !heard {
+        service.warn("a connection has moved, but the peer doesn't say that it goes on there");
     }
     tokio::spawn(async move {
         sleep(LINGER).await;
@@ -154,6 +149,20 @@ async fn move_to(
     let steered = steer(client, ends, to, origin).await;
     steered.map_err(Obstacle::Connection)?;
     Ok(number)
+}
+
+/// Tells the peer to go on with a connection. Returns whether it says that it does.
+async fn go_on(client: &Arc<Client>, to: ServerId, number: u64) -> bool {
+    for turn in 0..TRIES {
+        let told = timeout(PATIENCE, ask(client, to, &Message::Go(number))).await;
+        match told {
+            Ok(Ok(StatusCode::NO_CONTENT)) => return true,
+            // It isn't waiting there any more. If it was told before, its answer came late.
+            Ok(Ok(StatusCode::NOT_FOUND)) => return turn > 0,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Has a connection's packets sent on, by whoever gets them from the client.
