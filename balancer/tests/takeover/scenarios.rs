@@ -71,7 +71,7 @@ fn a_host_that_was_suspended_learns_what_its_caretaker_did() {
     for seed in 0..seeds(20) {
         let mut world = World::new(4, seed, GOOD, Require::Any);
         world.run(ms(3_000), |_| {});
-        world.hosts[0].state = State::Frozen;
+        world.hosts[0].state = State::Frozen(world.now);
         world.run(ms(4_000), |_| {});
         for number in 0..100 {
             world.connect(0, 1 + number % 3);

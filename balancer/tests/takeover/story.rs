@@ -125,7 +125,7 @@ fn happen(world: &mut World, random: &mut fastrand::Rng, one_way: bool) {
         (13, _) if random.bool() => world.unplug(index),
         (13, _) => world.plug_in(index),
         (2, state) if state != State::Off => world.power_off(index),
-        (3, State::Runs) => world.hosts[index].state = State::Frozen,
+        (3, State::Runs) => world.hosts[index].state = State::Frozen(world.now),
         (4, State::Runs) => world.kill_daemon(index),
         (5, State::Runs) => world.hosts[index].state = State::Stopped,
         (6, State::Runs) => world.end_daemon(index),
@@ -135,9 +135,12 @@ fn happen(world: &mut World, random: &mut fastrand::Rng, one_way: bool) {
             world.start_daemon(index);
         }
         (_, state) if state != State::Runs => {
-            if state == State::Frozen && random.bool() {
+            if let State::Frozen(since) = state
+                && random.bool()
+            {
                 // Its clock stood still meanwhile: CLOCK_MONOTONIC doesn't count suspended time.
-                world.hosts[index].ahead -= random.i64(0..2_000_000_000);
+                let time = world.now.since(since).min(ms(2_000));
+                world.hosts[index].ahead -= random.i64(0..=time.as_nanos() as i64);
             }
             recover(world, index);
         }
@@ -148,7 +151,7 @@ fn happen(world: &mut World, random: &mut fastrand::Rng, one_way: bool) {
 fn recover(world: &mut World, index: usize) {
     match world.hosts[index].state {
         State::Runs => {}
-        State::Stopped | State::Frozen => world.hosts[index].state = State::Runs,
+        State::Stopped | State::Frozen(_) => world.hosts[index].state = State::Runs,
         State::Ended => world.start_daemon(index),
         State::Off => {
             world.power_on(index);

@@ -62,8 +62,8 @@ pub enum State {
     Stopped,
     /// The daemon has ended; the host lives.
     Ended,
-    /// The whole host is suspended.
-    Frozen,
+    /// The whole host is suspended, since then.
+    Frozen(Timestamp),
     /// The host has no power.
     Off,
 }
@@ -354,7 +354,7 @@ impl World {
 
     /// Whether its kernel runs.
     pub fn lives(&self, index: usize) -> bool {
-        !matches!(self.hosts[index].state, State::Off | State::Frozen)
+        !matches!(self.hosts[index].state, State::Off | State::Frozen(_))
     }
 
     /// The hosts that answer for an address.

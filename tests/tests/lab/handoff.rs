@@ -6,7 +6,7 @@ use std::io::{self, Read as _, Write as _};
 use std::thread;
 use std::time::Duration;
 
-use balancer_tests::{Host, Lab, Server, Signal, connect_from, until, until_some};
+use balancer_tests::{BY_CONNECTIONS, Host, Lab, Server, Signal, connect_from, until, until_some};
 use socket2::Socket;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -14,11 +14,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What is below `/NUMBER/` is for the server of that number, what is below `/either/` for the last two. The web server behind the module is the lab's nginx, which names
 /// itself in each answer.
 const RULES: &str = r#"
-[load]
-cpu = "0%"
-run_queue = "0%"
-memory_pressure = "0%"
-
 [[service]]
 name = "www"
 ports = ["8000/tcp"]
@@ -41,7 +36,7 @@ const LARGE: usize = 10_000_000;
 /// Three servers; each has the files `/NUMBER/SIZE` of all.
 fn start() -> Option<Lab> {
     let mut lab = Lab::new(3)?;
-    let mut rules = RULES.to_owned();
+    let mut rules = BY_CONNECTIONS.to_owned() + RULES;
     for number in 1..=3 {
         rules += &rule(&number.to_string(), &format!("[\"web{number}\"]"));
     }

@@ -3,17 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use balancer_tests::{Lab, Server, Signal};
+use balancer_tests::{BY_CONNECTIONS, Lab, Server, Signal};
 
 use super::{certify, curl};
 
 /// What is below `/NUMBER/` is for the server of that number. The web server behind the module names itself in each answer.
 const CONFIG: &str = r#"
-[load]
-cpu = "0%"
-run_queue = "0%"
-memory_pressure = "0%"
-
 [[service]]
 name = "www"
 ports = ["8443/tcp"]
@@ -38,7 +33,8 @@ const LARGE: usize = 10_000_000;
 fn start() -> Option<Lab> {
     let mut lab = Lab::new(3)?;
     certify(&lab, "www", "www.example.com");
-    let mut config = CONFIG.replace("{DIR}", &lab.dir().display().to_string());
+    let config = CONFIG.replace("{DIR}", &lab.dir().display().to_string());
+    let mut config = BY_CONNECTIONS.to_owned() + &config;
     for number in 1..=3 {
         config += &format!(
             "\n[[http.rule]]\nname = \"r{number}\"\npath = \"/{number}/*\"\nservers = [\"web{number}\"]\nroute = \"handoff\"\n"

@@ -5,18 +5,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use balancer_tests::{Lab, Process, until};
+use balancer_tests::{BY_CONNECTIONS, Lab, Process, until};
 
 use super::{curl, web};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const CONFIG: &str = r#"
-[load]
-cpu = "0%"
-run_queue = "0%"
-memory_pressure = "0%"
-
 [[service]]
 name = "www"
 ports = ["8000/tcp"]
@@ -47,7 +42,7 @@ const CLIENT: &str = "10.77.0.50";
 fn fourth_embodiment_haproxy_before_rules_and_transactions() {
     let Some(mut lab) = Lab::new(3) else { return };
     let _webs = [1, 2, 3].map(|number| web(lab.server(number)));
-    lab.start(CONFIG, "native");
+    lab.start(&format!("{BY_CONNECTIONS}{CONFIG}"), "native");
     let net = format!("{CLIENT}/24");
     lab.client
         .run("ip", &["address", "add", &net, "dev", "eth0"]);
