@@ -191,7 +191,7 @@ pub struct Cluster {
     asker: Asker,
     answerer: Answerer,
     asked_group: Timestamp,
-    /// When it last noticed that it hadn't run.
+    /// When it was started, or last noticed that it hadn't run.
     woke: Timestamp,
     out: Outbox,
 }
@@ -249,7 +249,7 @@ impl Cluster {
             reporter: Reporter::new(options),
             membership: Membership::default(),
             asked_group: Timestamp(0),
-            woke: Timestamp(0),
+            woke: now,
             out,
         };
         cluster.settle(now);
@@ -339,10 +339,12 @@ impl Cluster {
         }
         let is_online = |peer: &Peer| peer.status == Status::Online;
         if self.membership.peer(id).is_some_and(is_online) {
+            // Just after the start all are met, one after the other. Who is met later was out of sight.
+            let young = now < self.woke + timing.timeout() + GRACE;
             match before {
-                None => self.takeover.meet(now, id, timing, &mut self.out),
+                None if young => self.takeover.meet(now, id, timing, &mut self.out),
                 Some(Status::Online) => {}
-                Some(_) => self.takeover.come_together(now, id, timing, &mut self.out),
+                _ => self.takeover.come_together(now, id, timing, &mut self.out),
             }
         }
         self.settle(now);
