@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use balancer_tests::{Host, Lab, Process, Server, Signal, WITHOUT_CPU, adding, until};
 use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::host::similar;
 use crate::hostile::{count_frames, frames};
@@ -51,6 +52,7 @@ fn a_dead_servers_address_is_answered_by_another_and_handed_back() {
     };
     assert!(peers.lines().any(told), "{peers}");
     client.wait_for(&caretaker);
+    exposes_services_alone(&lab, number, address);
     // A new client, which has never heard of the address.
     lab.client.run("ip", &["neigh", "flush", "all"]);
     thread::sleep(Duration::from_millis(500));
@@ -213,6 +215,8 @@ fn servers_with_ipv6_alone_take_over_from_each_other() {
     until("another one has it", PATIENCE, || {
         client.last() != "web2" && holder(lab.server(1), address) != "web2"
     });
+    let number = if client.last() == "web1" { 1 } else { 3 };
+    exposes_services_alone(&lab, number, address);
     thread::sleep(Duration::from_millis(500));
     let (dead, _) = client.outage();
     assert!(dead <= DEAD, "{dead:?}");
@@ -223,6 +227,7 @@ fn servers_with_ipv6_alone_take_over_from_each_other() {
     });
     let (back, _) = client.end();
     println!("host dead: {dead:?}, hand-back: {back:?} without an answer");
+    assert!(back <= HANDED, "{back:?}");
 }
 
 #[test]
@@ -241,6 +246,13 @@ fn a_living_host_keeps_its_address_whatever_becomes_of_its_daemon() {
         assert_eq!(holder(lab.server(1), address), format!("web{number}"));
     }
     lab.server(3).signal_balancer(Signal::SIGCONT);
+    // A daemon that hardly runs: it is heard, if at all, just before its peers take it for silent, and after that.
+    for silence in [1_400, 1_750, 2_500] {
+        thread::sleep(Duration::from_millis(250));
+        lab.server(3).signal_balancer(Signal::SIGSTOP);
+        thread::sleep(Duration::from_millis(silence));
+        lab.server(3).signal_balancer(Signal::SIGCONT);
+    }
     lab.server_mut(2)
         .attach(&["--config", &config, "--mode", "native"]);
     lab.wait_for_peers();
@@ -403,6 +415,74 @@ fn a_home_says_who_has_its_address_as_well() {
     until("it is undisputed", PATIENCE, answered);
     assert_eq!(holder(lab.server(1), address), "web2");
     client.end();
+}
+
+#[test]
+fn a_caretaker_gives_in_to_a_host_that_it_does_not_know() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let dead = lab.server(2).address();
+    lab.switch.run("ip", &["link", "set", "web2", "down"]);
+    let has = |number| holder(lab.server(number), dead.into());
+    until("another one has it", PATIENCE, || has(1) != "web2");
+    let caretaker = if has(1) == "web1" { 1 } else { 3 };
+    let on_link = || {
+        let addresses = (lab.server(caretaker).host).run("ip", &["address", "show", "dev", "eth0"]);
+        addresses.contains(&format!("{dead}/"))
+    };
+    until("the caretaker has it", PATIENCE, on_link);
+    // Somebody has configured the dead server's address on another host, which asks for a third one's.
+    lab.client.shell(&format!(
+        "ip address add {dead}/24 dev eth0; ip neighbour flush dev eth0"
+    ));
+    let third = lab.server(if caretaker == 1 { 3 } else { 1 }).address();
+    let sent = (lab.client).enter(|| UdpSocket::bind((dead, 0))?.send_to(b"?", (third, 9)));
+    sent.expect("a datagram");
+    until("no server has it", PATIENCE, || {
+        [1, 3].map(has) == ["nobody", "nobody"]
+    });
+    until("the caretaker lets go of it", PATIENCE, || !on_link());
+    // Nor does one take it again, as its user answers.
+    thread::sleep(Duration::from_secs(5));
+    assert_eq!([1, 3].map(has), ["nobody", "nobody"]);
+    assert!(!on_link());
+}
+
+/// Of a caretaker's ports only those of its services are open at an address that it took over. It answers pings there.
+fn exposes_services_alone(lab: &Lab, caretaker: usize, address: IpAddr) {
+    let host = &lab.server(caretaker).host;
+    let listener = host
+        .enter(|| TcpListener::bind("[::]:2222"))
+        .expect("a port");
+    let is_open = |address: IpAddr| {
+        let connect = || TcpStream::connect_timeout(&(address, 2_222).into(), DEAD);
+        lab.client.enter(connect).is_ok()
+    };
+    let own: IpAddr = match address {
+        IpAddr::V4(_) => host.address().into(),
+        IpAddr::V6(_) => host.address_v6().into(),
+    };
+    assert!(is_open(own), "{own}");
+    assert!(!is_open(address), "{address}");
+    assert!(answers_pings(&lab.client, address), "{address}");
+    drop(listener);
+}
+
+/// Whether an ICMP echo request from `host` is answered (RFC 792, RFC 4443). The kernel fills in what is 0.
+fn answers_pings(host: &Host, address: IpAddr) -> bool {
+    host.shell("sysctl -qw net.ipv4.ping_group_range='0 0'");
+    let (protocol, kind) = match address {
+        IpAddr::V4(_) => (Protocol::ICMPV4, 8),
+        IpAddr::V6(_) => (Protocol::ICMPV6, 128),
+    };
+    let ping = || {
+        let address = SocketAddr::new(address, 0);
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(protocol))?;
+        socket.set_read_timeout(Some(DEAD))?;
+        socket.send_to(&[kind, 0, 0, 0, 0, 0, 0, 1], &address.into())?;
+        (&socket).read(&mut [0; 8])
+    };
+    host.enter(ping).is_ok_and(|length| length == 8)
 }
 
 fn end_all(lab: &mut Lab) {
