@@ -35,6 +35,9 @@ enum Task {
         #[arg(long, default_value_t = 10_000)]
         seeds: u64,
     },
+    /// Test the exchange in full: 64 servers, 100,000 hostile datagrams a second. The usual tests have fewer, as they aren't optimised.
+    /// Needs root
+    Crowd,
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
@@ -71,6 +74,7 @@ fn main() -> Result<()> {
         Task::Simulate(arguments) => simulate::run(&arguments),
         Task::Fuzz { frames } => fuzz(frames),
         Task::Takeover { seeds } => simulate_takeovers(seeds),
+        Task::Crowd => test_crowd(),
         Task::Bench(Bench::Packet) => bench_packet(),
         Task::Bench(Bench::Balance { arguments }) => bench_in_lab("balance", &arguments),
         Task::Bench(Bench::Http { arguments }) => bench_in_lab("http", &arguments),
@@ -124,6 +128,28 @@ fn simulate_takeovers(seeds: u64) -> Result<()> {
         bail!("a takeover went wrong, see above");
     }
     Ok(())
+}
+
+/// What depends on how fast the program is, one test after the other.
+fn test_crowd() -> Result<()> {
+    let test = [
+        "test",
+        "--quiet",
+        "--release",
+        "--no-fail-fast",
+        "--package=balancer",
+        "--package=balancer-tests",
+    ];
+    let tests = ["--test=exchange", "--test=lab", "--"];
+    let names = [
+        "--test-threads=1",
+        "--nocapture",
+        "each_of_many",
+        "hundred_thousand",
+        "crowd",
+        "flood",
+    ];
+    run(&[&test[..], &tests, &names].concat(), &[])
 }
 
 /// Worlds, and a tenth as many clusters that lose reports. What follows `--` may be added.

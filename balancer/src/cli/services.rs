@@ -29,7 +29,14 @@ pub fn text(services: &[Service]) -> String {
         "host", "overload", "margin", "policy", "health",
     ];
     let rows: Vec<_> = services.iter().map(row).collect();
-    table(&head, &rows, &[2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
+    let mut text = table(&head, &rows, &[2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+    for service in services.iter().filter(|service| service.routed) {
+        text += &format!(
+            "  {}: requests are routed one by one; connections are steered only while it is down or draining here\n",
+            service.name
+        );
+    }
+    text
 }
 
 fn row(service: &Service) -> Vec<String> {

@@ -126,8 +126,10 @@ fn a_connection_moves_nine_times() {
         command.args(["-s", "--max-time", "20", "-w"]);
         command.arg("%{http_code} %{num_connects} %{size_download} %header{x-server}\n");
         let size = [1_000, 100_000][round % 2];
-        for number in servers {
-            command.args(["-o", "/dev/null", &url(&lab, &format!("/{number}/{size}"))]);
+        for (turn, number) in servers.iter().enumerate() {
+            let url = url(&lab, &format!("/{number}/{size}"));
+            command.arg("-o").arg(lab.dir().join(turn.to_string()));
+            command.arg(url);
         }
         let output = command.output().unwrap();
         let told = String::from_utf8_lossy(&output.stdout);
@@ -136,6 +138,11 @@ fn a_connection_moves_nine_times() {
             .map(|(turn, number)| format!("200 {} {size} web{number}", u8::from(turn == 0)))
             .collect();
         assert_eq!(told.lines().collect::<Vec<_>>(), expected, "round {round}");
+        let expected = content(size);
+        for turn in 0..servers.len() {
+            let got = fs::read(lab.dir().join(turn.to_string())).unwrap();
+            assert!(got == expected, "round {round}, turn {turn}");
+        }
     }
     assert_eq!(moves(&lab), (90, 0));
     no_damage(&lab);

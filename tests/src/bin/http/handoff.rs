@@ -17,6 +17,10 @@ const CONNECTIONS: u32 = 8;
 /// Ways to the other server, each a rule.
 const WAYS: [&str; 2] = ["relay", "handoff"];
 
+/// How many times as many answers a second as by relay there are to be by hand-off, and what part of its bytes.
+const FASTER: f64 = 1.8;
+const SENT: f64 = 0.02;
+
 /// What came of one way in one measurement.
 #[derive(Clone, Copy)]
 struct Outcome {
@@ -116,4 +120,18 @@ fn print(outcomes: &[Vec<Outcome>; 2], rounds: u32, seconds: u32) {
             own.iter().map(|outcome| outcome.failed).sum::<f64>(),
         );
     }
+    let ratio = |of: fn(&Outcome) -> f64| median(&outcomes[1], of) / median(&outcomes[0], of);
+    let (rate, sent) = (ratio(|outcome| outcome.rate), ratio(|outcome| outcome.sent));
+    let met = |met| if met { "met" } else { "missed" };
+    println!("\nbalancer's targets:");
+    println!(
+        "  {FASTER:.1} times the answers a second of relay: {} ({rate:.2})",
+        met(rate >= FASTER)
+    );
+    println!(
+        "  {:.0} % of its bytes at most: {} ({:.1} %)",
+        SENT * 100.0,
+        met(sent <= SENT),
+        sent * 100.0
+    );
 }

@@ -63,6 +63,9 @@ const CASES: [Case; 4] = [
     },
 ];
 
+/// Whom balancer is measured against, and how many times its requests a second it is to answer at least, with a p99 no longer.
+const TARGETS: [(Proxy, f64); 2] = [(Proxy::Nginx, 1.0), (Proxy::Haproxy, 1.3)];
+
 /// What one proxy did in one measurement.
 #[derive(Clone, Copy, Debug)]
 struct Outcome {
@@ -96,6 +99,7 @@ fn main() -> Result<()> {
         }
     }
     print(&outcomes, &arguments);
+    judge(&outcomes);
     lab.server_mut(1).end_balancer(Signal::SIGTERM);
     drop((running, lab));
     handoff::run(arguments.rounds, arguments.seconds)
@@ -161,6 +165,54 @@ fn print(outcomes: &[Vec<Vec<Outcome>>], arguments: &Arguments) {
                 outcomes.iter().map(|outcome| outcome.failed).sum::<f64>(),
             );
         }
+    }
+}
+
+/// How balancer stands to its targets, a line each.
+fn judge(outcomes: &[Vec<Vec<Outcome>>]) {
+    println!("\nbalancer's targets:");
+    for (rival, least) in TARGETS {
+        let (mut slow, mut late) = (Vec::new(), Vec::new());
+        for (case, outcomes) in CASES.iter().zip(outcomes) {
+            let rate = ratio(outcomes, rival, |outcome| outcome.rate);
+            if rate < least {
+                slow.push(format!("{} ({rate:.2})", case.name));
+            }
+            let p99 = ratio(outcomes, rival, |outcome| outcome.p99);
+            if p99 > 1.0 {
+                late.push(format!("{} ({p99:.2})", case.name));
+            }
+        }
+        let name = rival.name();
+        println!(
+            "  {least:.1} times the requests a second of {name}: {}",
+            met(&slow)
+        );
+        println!("  p99 no longer than that of {name}: {}", met(&late));
+    }
+}
+
+/// Balancer's median against a rival's.
+fn ratio(outcomes: &[Vec<Outcome>], rival: Proxy, figure: fn(&Outcome) -> f64) -> f64 {
+    let of = |proxy| {
+        let mut all = Proxy::ALL.iter().zip(outcomes);
+        let found = all.find(|(other, _)| **other == proxy);
+        found.map_or(f64::NAN, |(_, outcomes)| median(outcomes, figure))
+    };
+    of(Proxy::Balancer) / of(rival)
+}
+
+/// In how many rows a target is met, and in which not.
+fn met(missed: &[String]) -> String {
+    let met = format!(
+        "met in {} of {} rows",
+        CASES.len() - missed.len(),
+        CASES.len()
+    );
+    if missed.is_empty() {
+        met
+    } else {
+        format!("{met}; missed: {}", missed.join(", "))
     }
 }
 

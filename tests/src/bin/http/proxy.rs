@@ -21,7 +21,7 @@ pub enum Proxy {
     Haproxy,
     /// `HAProxy`, all of whose connections are anybody's.
     HaproxyTuned,
-    /// The HTTP module, with a rule.
+    /// The HTTP module, without rules: every request is answered here.
     Balancer,
 }
 

@@ -198,10 +198,17 @@ fn asked(lab: &Lab, how: &[&str], servers: &[u8], size: usize) -> Vec<String> {
         "-w",
         "%{http_code} %{num_connects} %{size_download} %header{x-server}\n",
     ]);
-    for url in &urls {
-        arguments.extend(["-o", "/dev/null", url]);
+    let files: Vec<_> = (0..urls.len())
+        .map(|turn| lab.dir().join(format!("turn{turn}")).display().to_string())
+        .collect();
+    for (url, file) in urls.iter().zip(&files) {
+        arguments.extend(["-o", file, url]);
     }
-    curl(lab, &arguments).lines().map(str::to_owned).collect()
+    let (told, expected) = (curl(lab, &arguments), content(size));
+    for file in &files {
+        assert!(fs::read(file).unwrap() == expected, "{file}");
+    }
+    told.lines().map(str::to_owned).collect()
 }
 
 /// The service's name is the first server's address, and its certificate is known.

@@ -29,6 +29,8 @@ fn first_embodiment_connections_are_steered_where_requests_are_not_routed() {
     let told = flow(&cluster);
     assert_eq!(told["reason"], "kept_below_level", "{told}");
     assert!(steps(&told).contains("its requests are routed one by one"));
+    let shown = cluster.lab.server(1).ask(&["status"]).output;
+    assert!(shown.contains("requests are routed one by one"), "{shown}");
     let relayed = cluster.counted(1, "relayed");
     assert!(relayed > 10, "{relayed}");
 
