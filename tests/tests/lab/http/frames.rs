@@ -9,19 +9,28 @@ use balancer_tests::Lab;
 use super::{CONFIG, curl, url, web};
 
 /// Kinds of frames (RFC 9113, 6), and the errors that they bring.
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const PROTOCOL_ERROR: u32 = 1;
 const CANCEL: u32 = 8;
 
-/// Flags of HEADERS.
+/// Flags of HEADERS; the first one is one of DATA, too.
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// GET, http, /, authority "a" (RFC 7541, appendix A).
 const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+
+/// The same with POST.
+const POST: &[u8] = &[0x83, 0x86, 0x84, 0x41, 0x01, b'a'];
+
+/// `:status` 200 and 400.
+const OK: u8 = 0x88;
+const BAD_REQUEST: u8 = 0x8c;
 
 #[test]
 fn http2_has_bounds() {
@@ -43,6 +52,64 @@ fn http2_has_bounds() {
     assert!(served());
 }
 
+/// What would be another request where HTTP/1.1 is spoken behind this server, or another host's.
+#[test]
+fn http2_requests_that_hide_others_are_refused() {
+    let Some(mut lab) = Lab::new(1) else { return };
+    let _web = web(lab.server(1));
+    let config = lab.config(&format!("{CONFIG}backend = \"127.0.0.1:9002\"\n"));
+    lab.server_mut(1).attach(&["--config", &config]);
+    let (served, refused, reset) = (Some(OK), Some(BAD_REQUEST), None);
+    for (start, headers, body, expected) in [
+        (GET, &[("x", "y")][..], "", served),
+        (POST, &[("content-length", "3")], "abc", served),
+        (POST, &[("content-length", "2")], "abc", reset),
+        (POST, &[("content-length", "5")], "abc", reset),
+        (POST, &[("content-length", "+3")], "abc", reset),
+        (
+            POST,
+            &[("content-length", "3"), ("content-length", "5")],
+            "abc",
+            reset,
+        ),
+        (
+            POST,
+            &[("transfer-encoding", "chunked")],
+            "0\r\n\r\n",
+            reset,
+        ),
+        (GET, &[("connection", "close")], "", reset),
+        (GET, &[("x", "y\r\nhost: b")], "", reset),
+        (GET, &[("x\r\nhost", "b")], "", reset),
+        (GET, &[("X", "y")], "", reset),
+        (GET, &[(":path", "/b")], "", reset),
+        (&GET[1..], &[(":method", "GET / HTTP/1.1\r\nx:")], "", reset),
+        (GET, &[("host", "b")], "", refused),
+    ] {
+        let mut block = start.to_vec();
+        for (name, value) in headers {
+            block.extend(header(name, value));
+        }
+        let mut stream = open(&lab);
+        let patience = Some(Duration::from_secs(5));
+        stream.set_read_timeout(patience).unwrap();
+        let flags = END_HEADERS | if body.is_empty() { END_STREAM } else { 0 };
+        let mut frames = frame(HEADERS, flags, 1, &block);
+        if !body.is_empty() {
+            frames.extend(frame(DATA, END_STREAM, 1, body.as_bytes()));
+        }
+        stream.write_all(&frames).unwrap();
+        let answer = loop {
+            match read(&mut stream) {
+                (HEADERS, 1, payload) => break payload.first().copied(),
+                (RST_STREAM, 1, _) | (GOAWAY, ..) => break None,
+                _ => {}
+            }
+        };
+        assert_eq!(answer, expected, "{headers:?}, {body:?}");
+    }
+}
+
 /// CVE-2023-44487.
 fn cancelled_streams(lab: &Lab) {
     let mut stream = open(lab);
@@ -61,7 +128,7 @@ fn headers_without_end(lab: &Lab) {
     let mut stream = open(lab);
     stream.write_all(&frame(HEADERS, 0, 1, GET)).unwrap();
     // A header without indexing: name "x", a value of 100 bytes.
-    let header = [&[0, 1, b'x', 100][..], &[b'y'; 100]].concat();
+    let header = header("x", &"y".repeat(100));
     let more = frame(CONTINUATION, 0, 1, &header.repeat(100));
     let sent = (0..2_000).find(|number| {
         stream.write_all(&more).is_err() || (number % 10 == 0 && is_over(&mut stream))
@@ -78,7 +145,7 @@ fn websocket(lab: &Lab) {
         .unwrap();
     // CONNECT, http, /, authority "a", :protocol "websocket".
     let mut headers = [&[0x02, 7][..], b"CONNECT", &GET[1..]].concat();
-    headers.extend([&[0, 9][..], b":protocol", &[9], b"websocket"].concat());
+    headers.extend(header(":protocol", "websocket"));
     stream
         .write_all(&frame(HEADERS, END_HEADERS, 1, &headers))
         .unwrap();
@@ -123,6 +190,19 @@ fn is_over(stream: &mut TcpStream) -> bool {
         Ok(length) => length == 0,
         Err(error) => error.kind() != ErrorKind::WouldBlock,
     }
+}
+
+/// A header that isn't indexed (RFC 7541, 6.2.2).
+fn header(name: &str, value: &str) -> Vec<u8> {
+    let lengths = [name, value].map(|text| [u8::try_from(text.len()).unwrap()]);
+    [
+        &[0][..],
+        &lengths[0],
+        name.as_bytes(),
+        &lengths[1],
+        value.as_bytes(),
+    ]
+    .concat()
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
