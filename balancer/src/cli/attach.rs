@@ -18,7 +18,7 @@ use crate::datapath::Mode;
 #[derive(Args)]
 pub struct Attach {
     /// Network interfaces, such as eth0
-    #[arg(value_name = "IFACE")]
+    #[arg(value_name = "IFACE", required_unless_present = "config")]
     interfaces: Vec<InterfaceName>,
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]

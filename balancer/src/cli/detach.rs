@@ -32,7 +32,10 @@ impl Detach {
             None => {}
         }
         let attached = datapath::attached(&instance.pin_dir)?;
-        if let Some(name) = names.iter().find(|name| !attached.contains(name)) {
+        let missing = names.iter().find(|name| !attached.contains(name));
+        // One that was killed before it was attached has left things in place all the same.
+        let began = attached.is_empty() && block_on(daemon::has_left_changes(&instance.pin_dir))?;
+        if let Some(name) = missing.filter(|_| !began) {
             bail!(
                 "balancer is not attached to {name} ({} has {})",
                 instance.pin_dir.display(),
@@ -49,6 +52,7 @@ impl Detach {
                 attached.join(" ")
             );
         }
-        block_on(daemon::restore(&instance.pin_dir))
+        block_on(daemon::restore(&instance.pin_dir))?;
+        control::forget(&instance.control)
     }
 }

@@ -54,10 +54,23 @@ impl DrainCommand {
     }
 }
 
-pub fn undrain(instance: &Instance) -> Result<()> {
-    instance.command(&Request::Drain(false))?;
-    println!("this server takes new connections again");
-    Ok(())
+/// Take new connections again
+#[derive(Args)]
+pub struct Undrain {
+    /// Return once peers may send connections here again: as soon as this server says so, which is at once
+    #[arg(long)]
+    wait: bool,
+}
+
+impl Undrain {
+    pub fn run(&self, instance: &Instance) -> Result<()> {
+        instance.command(&Request::Drain(false))?;
+        while self.wait && instance.status()?.drain.is_some() {
+            thread::sleep(PAUSE);
+        }
+        println!("this server takes new connections again");
+        Ok(())
+    }
 }
 
 /// What a drain waits for, in words.

@@ -20,7 +20,7 @@ use crate::exchange::clock;
 /// the last line says how many there are.
 #[derive(Args)]
 pub struct Flows {
-    /// Print JSON, one object a line
+    /// Print JSON, one flow a line
     #[arg(long)]
     json: bool,
 }
@@ -47,6 +47,7 @@ impl Flows {
         let now = clock::monotonic();
         let mut out = BufWriter::new(io::stdout().lock());
         let view = maps.flows.view()?;
+        let mut before = "[\n";
         for (place, flow) in view.flows() {
             let peer = if place.peer == NO_PEER {
                 None
@@ -55,12 +56,16 @@ impl Flows {
             };
             let known = known(place, &flow, peer, now.0);
             if self.json {
-                writeln!(out, "{}", serde_json::to_string(&known)?)?;
+                write!(out, "{before}{}", serde_json::to_string(&known)?)?;
+                before = ",\n";
             } else {
                 writeln!(out, "{}", line(&known))?;
             }
         }
-        if !self.json {
+        if self.json {
+            let end = if before.starts_with('[') { "[]" } else { "\n]" };
+            writeln!(out, "{end}")?;
+        } else {
             let half_open =
                 |place: &Place| place.state == HALF_OPEN && !place.has_ended(now.0, true);
             writeln!(

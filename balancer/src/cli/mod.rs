@@ -81,7 +81,7 @@ enum Command {
     /// Send new connections to peers; open ones go on to their ends
     Drain(drain::DrainCommand),
     /// Take new connections again
-    Undrain,
+    Undrain(drain::Undrain),
     /// This server: load, services, peers, counters
     Status(status::StatusCommand),
     /// The other servers
@@ -115,7 +115,7 @@ impl Cli {
             Command::Top => top::run(&instance),
             Command::Set(command) => command.run(&instance),
             Command::Drain(command) => command.run(&instance),
-            Command::Undrain => drain::undrain(&instance),
+            Command::Undrain(command) => command.run(&instance),
             Command::Status(command) => command.run(&instance),
             Command::Peers(command) => command.run(&instance),
             Command::Services(command) => command.run(&instance),
@@ -140,7 +140,7 @@ fn show<T: Serialize>(json: bool, found: &T, text: impl FnOnce(&T) -> String) ->
 }
 
 /// Runs `work` on this thread alone: what it does on the host goes by the thread's network namespace.
-fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -6,12 +6,12 @@ use std::{fmt::Display, io, ops::Range, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file can't be read.
-    #[error("{}: cannot read the configuration: {source}", path.display())]
+    #[error("{}: cannot read the configuration: {error}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The file says something that can't be.
     #[error("{origin}:{line}:{column}: {message}")]
@@ -53,12 +53,12 @@ pub enum ConfigError {
     )]
     NoFile,
     /// The file can't be written.
-    #[error("{}: cannot save the configuration: {source}", path.display())]
+    #[error("{}: cannot save the configuration: {error}", path.display())]
     Write {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// A flag of the command line says something that can't be.
     #[error("{flag}: {message}")]

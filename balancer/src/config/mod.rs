@@ -196,9 +196,9 @@ impl Config {
     }
 
     fn read(path: &Path) -> Result<String, ConfigError> {
-        fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        fs::read_to_string(path).map_err(|error| ConfigError::Read {
             path: path.to_owned(),
-            source,
+            error,
         })
     }
 

@@ -84,9 +84,9 @@ impl Source {
             text = setting.apply(&text)?;
         }
         Config::parse(&text, &origin)?.override_with(self.flags.clone())?;
-        replace(path, &text).map_err(|source| ConfigError::Write {
+        replace(path, &text).map_err(|error| ConfigError::Write {
             path: path.to_owned(),
-            source,
+            error,
         })?;
         Ok(path)
     }

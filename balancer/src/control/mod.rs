@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use self::client::ask;
-pub use self::server::{Question, Server};
+pub use self::server::{Question, Server, forget};
 use self::status::Status;
 use crate::config::Setting;
 use crate::http::explain::Explanation;

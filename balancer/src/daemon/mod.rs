@@ -104,6 +104,11 @@ pub async fn run(options: Options) -> Result<()> {
     }
 }
 
+/// Whether a daemon that was killed, or that was told to, has left anything to be undone.
+pub async fn has_left_changes(pin_dir: &Path) -> Result<bool> {
+    Ok(prepare::open_host(pin_dir).await?.has_adopted())
+}
+
 /// Undoes what a daemon left that was killed, or that was told to leave it.
 pub async fn restore(pin_dir: &Path) -> Result<()> {
     let host = prepare::open_host(pin_dir).await?;

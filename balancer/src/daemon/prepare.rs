@@ -47,10 +47,12 @@ pub struct Prepared {
     pub new_key: Option<NewKey>,
 }
 
-/// A key file that was made by this `attach`. Dropped before it is kept, it is removed: nothing is left of an attach that
+/// A key file that was made by this `attach`. Dropped before it is kept, it is removed with its directories: nothing is left of an attach that
 /// failed.
 pub struct NewKey {
     path: PathBuf,
+    /// Directories that were made for it, the innermost first.
+    made: Vec<PathBuf>,
     kept: bool,
 }
 
@@ -182,6 +184,9 @@ impl Drop for NewKey {
         if !self.kept {
             // Why `attach` failed is what its user has to know, not that this did, too.
             let _ = std::fs::remove_file(&self.path);
+            for dir in &self.made {
+                let _ = std::fs::remove_dir(dir);
+            }
         }
     }
 }
@@ -371,9 +376,12 @@ fn keyring(paths: &[PathBuf]) -> Result<(Keyring, Option<NewKey>)> {
     for path in paths {
         let key = match Key::load(path) {
             Err(KeyError::Missing(_)) if paths.len() == 1 => {
+                let missing = path.ancestors().skip(1).take_while(|dir| !dir.exists());
+                let made = missing.map(Path::to_owned).collect();
                 let key = Key::generate_file(path)?;
                 new = Some(NewKey {
                     path: path.clone(),
+                    made,
                     kept: false,
                 });
                 key

@@ -54,7 +54,7 @@ fn a_drain_ends_when_nothing_is_left_here_and_on_peers() {
     assert!(said.lines().count() > 4, "it counts down: {said}");
     assert_eq!(left(web1), (0, 0));
 
-    assert_eq!(web1.ask(&["undrain"]).code, Some(0));
+    assert_eq!(web1.ask(&["undrain", "--wait"]).code, Some(0));
     assert_eq!(client.curl(&url, &[]).server, "web1");
     assert!(web1.status()["drain"].is_null());
 }

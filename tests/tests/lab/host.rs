@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use balancer_tests::{Lab, Server, Signal, WITHOUT_CPU, until};
+use balancer_tests::{Lab, Process, Server, Signal, WITHOUT_CPU, until};
 use serde_json::Value;
 
 #[test]
@@ -63,7 +63,7 @@ fn all_is_as_before(mode: &str) {
     );
     let detach = server.ask(&["detach", "eth0"]);
     assert_eq!(detach.code, Some(0), "{detach:?}");
-    fs::remove_file(server.dir().join("control.sock")).unwrap();
+    assert!(!server.dir().join("control.sock").exists());
     check(server, &objects);
 
     let again = server.ask(&["detach", "eth0"]);
@@ -86,6 +86,28 @@ fn a_bpffs_that_it_mounts_goes_as_well() {
     for (kind, id) in objects {
         assert!(!exists(kind, id), "{kind} {id} is still there");
     }
+}
+
+#[test]
+fn what_a_daemon_left_that_was_killed_while_it_started_goes() {
+    let Some(lab) = Lab::new(1) else { return };
+    let config = lab.config(WITHOUT_CPU);
+    let server = lab.server(1);
+    let before = server.dump();
+    let pins = server.pin_dir();
+    let command = server.attach_command(&["--config", &config]);
+    let starting = Process::start(command, &lab.dir().join("logs/starting.log"));
+    // Its maps are there, and its programs are on their way through the kernel's verifier.
+    until("its first pin", Duration::from_secs(5), || {
+        pins.join("SETTINGS").exists()
+    });
+    starting.end(Signal::SIGKILL);
+    assert!(!pins.join("link_xdp_eth0").exists(), "it was quicker");
+    let detach = server.ask(&["detach", "eth0"]);
+    assert_eq!(detach.code, Some(0), "{detach:?}");
+    similar(&server.dump(), &before);
+    assert!(!pins.join("SETTINGS").exists());
+    assert_eq!(server.ask(&["detach", "eth0"]).code, Some(1));
 }
 
 /// Shows where two dumps differ, which are too long to be shown themselves.

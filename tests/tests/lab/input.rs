@@ -75,10 +75,11 @@ fn an_attach_that_fails_changes_nothing() {
     );
 
     // A key is made where there is none, but not for an attach that fails later.
-    let new = server.dir().join("new.key");
+    let new = server.dir().join("keys/of/new.key");
     let new = new.to_str().unwrap();
     let arguments = ["--key", new, "--pin-dir", "/proc/nowhere"];
     refused(server, &arguments, 1, &["/proc/nowhere"]);
+    assert!(!server.dir().join("keys").exists());
 
     let taken = server
         .host
