@@ -20,7 +20,7 @@ use crate::exchange::clock;
 /// the last line says how many there are.
 #[derive(Args)]
 pub struct Flows {
-    /// Print JSON, one flow a line
+    /// Print JSON: an array with one flow a line
     #[arg(long)]
     json: bool,
 }
