@@ -88,13 +88,16 @@ impl Question<'_> {
     ) -> io::Result<Option<[u8; 6]>> {
         let to = self.link_address()?;
         let read = |packet: &[u8]| answer(packet).filter(|mac| *mac != self.interface_mac);
-        for _ in 0..TRIES {
+        // Timers are late by a millisecond or so, which must not add up: a short time-out is soon over.
+        let end = tokio::time::sleep(timeout).deadline();
+        for left in (0..TRIES).rev() {
             socket
                 .async_io(Interest::WRITABLE, |socket| {
                     socket.send_to(self.packet, &to)
                 })
                 .await?;
-            match tokio::time::timeout(timeout / TRIES, first(socket, &read)).await {
+            let turn = end - timeout * left / TRIES;
+            match tokio::time::timeout_at(turn, first(socket, &read)).await {
                 Ok(found) => return found.map(Some),
                 Err(_elapsed) => {}
             }
