@@ -1,5 +1,5 @@
-//! The maps. The daemon pins each under its name, but for EVENTS and AT_HAND, which are for this program and its daemon alone;
-//! `bpftool map dump pinned` prints them with field names.
+//! The maps. The daemon pins each under its name, but for FLOWS (of a million places), EVENTS and AT_HAND, which are for
+//! this program and its daemon alone; `bpftool map dump pinned` prints them with field names.
 //!
 //! The daemon writes SETTINGS, PORTS, SERVICES, IDENTITIES, PEERS, PEER_MACS and LOADS (but for `sent`); the programs write
 //! the rest.

@@ -121,7 +121,8 @@ impl Drop for Server {
 /// Removes the socket that a daemon left which was killed, and its directory if that is the usual one and empty.
 pub fn forget(path: &Path) -> Result<()> {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    if is_socket {
+    // A daemon may have been started meanwhile.
+    if is_socket && StdStream::connect(path).is_err() {
         let dir = RunDir::of(path)?;
         fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
         drop(dir);

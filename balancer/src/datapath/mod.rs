@@ -268,7 +268,8 @@ pub fn pins(pin_dir: &Path, interfaces: &[Interface]) -> Vec<PathBuf> {
         .iter()
         .map(|interface| xdp_link_pin(pin_dir, &interface.name));
     let maps = MAPS.iter().map(|(name, ..)| pin_dir.join(name));
-    maps.chain([pin_dir.join(SOCK_OPS_LINK)])
+    // FLOWS is there while the programs are loaded.
+    maps.chain(["FLOWS", SOCK_OPS_LINK].map(|name| pin_dir.join(name)))
         .chain(links)
         .collect()
 }

@@ -635,12 +635,18 @@ fn no_wrong_checksums(lab: &Lab) {
 /// None of these counters of the host's kernel has counted anything.
 fn none_counted(host: &Host, counters: &str) {
     let counted = host.shell(&format!("nstat -asz {counters}"));
+    let known = counted
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .count();
+    assert_eq!(known, counters.split(' ').count(), "{counted}");
     for line in counted.lines().filter(|line| !line.starts_with('#')) {
         let count = line.split_whitespace().nth(1);
         assert_eq!(count, Some("0"), "{}: {line}", host.label());
     }
 }
 
+/// A connection of the client's to the first server, from a port of its own unless that is 0.
 fn connect(lab: &Lab, port: u16) -> std::net::TcpStream {
     let to = (lab.server(1).address(), 8000).into();
     // The connection before may not be quite over.

@@ -225,6 +225,7 @@ fn servers_with_ipv6_alone_take_over_from_each_other() {
         client.last() == "web2"
             && (1..=3).all(|number| holder(lab.server(number), address) == "web2")
     });
+    thread::sleep(Duration::from_millis(500));
     let (back, _) = client.end();
     println!("host dead: {dead:?}, hand-back: {back:?} without an answer");
     assert!(back <= HANDED, "{back:?}");

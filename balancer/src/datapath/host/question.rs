@@ -88,15 +88,17 @@ impl Question<'_> {
     ) -> io::Result<Option<[u8; 6]>> {
         let to = self.link_address()?;
         let read = |packet: &[u8]| answer(packet).filter(|mac| *mac != self.interface_mac);
-        // Timers are late by a millisecond or so, which must not add up: a short time-out is soon over.
-        let end = tokio::time::sleep(timeout).deadline();
+        // Timers are late by a millisecond or so, which must not add up: a short time-out is soon over. But where this thread itself
+        // is late, an answer gets half of its time at the least.
+        let after = |time| tokio::time::sleep(time).deadline();
+        let end = after(timeout);
         for left in (0..TRIES).rev() {
             socket
                 .async_io(Interest::WRITABLE, |socket| {
                     socket.send_to(self.packet, &to)
                 })
                 .await?;
-            let turn = end - timeout * left / TRIES;
+            let turn = (end - timeout * left / TRIES).max(after(timeout / TRIES / 2));
             match tokio::time::timeout_at(turn, first(socket, &read)).await {
                 Ok(found) => return found.map(Some),
                 Err(_elapsed) => {}

@@ -159,6 +159,8 @@ async fn go_on(client: &Arc<Client>, to: ServerId, number: u64) -> bool {
             Ok(Ok(StatusCode::NO_CONTENT)) => return true,
             // It isn't waiting there any more. If it was told before, its answer came late.
             Ok(Ok(StatusCode::NOT_FOUND)) => return turn > 0,
+            // The peer may be there again in a moment.
+            Ok(Err(_)) => sleep(PATIENCE / 5).await,
             _ => {}
         }
     }
