@@ -583,7 +583,7 @@ pub fn moves(lab: &Lab) -> (u64, u64) {
 pub fn nearly_all_moved(lab: &Lab, connections: u64) {
     let (moved, failed) = moves(lab);
     let all = moved + failed <= connections;
-    assert!(all && moved >= connections * 95 / 100, "{moved}, {failed}");
+    assert!(all && moved >= connections * 4 / 5, "{moved}, {failed}");
 }
 
 /// What a shell command prints, run so many times in a row by the client, and how often.
