@@ -6,10 +6,14 @@ use std::fs;
 use balancer_tests::{BY_CONNECTIONS, Lab, Server, Signal};
 
 use super::{certify, curl};
-use crate::handoff::{moves, nearly_all_moved};
+use crate::handoff::moves;
 
-/// What is below `/NUMBER/` is for the server of that number. The web server behind the module names itself in each answer.
+/// What is below `/NUMBER/` is for the server of that number. The web server behind the module names itself in each answer. A server
+/// that is late with its reports on a busy machine gets its connections all the same: else they are served where they came to.
 const CONFIG: &str = r#"
+[exchange]
+timeout_periods = 20
+
 [[service]]
 name = "www"
 ports = ["8443/tcp"]
@@ -97,7 +101,7 @@ fn a_hundred_tls_downloads_move() {
         bytes.0 < bytes.1 / 50,
         "the first server has sent {bytes:?}"
     );
-    nearly_all_moved(&lab, 100);
+    assert_eq!(moves(&lab), (100, 0));
 }
 
 #[test]
