@@ -132,24 +132,26 @@ fn simulate_takeovers(seeds: u64) -> Result<()> {
 
 /// What depends on how fast the program is, one test after the other.
 fn test_crowd() -> Result<()> {
-    let test = [
-        "test",
-        "--quiet",
-        "--release",
-        "--no-fail-fast",
-        "--package=balancer",
-        "--package=balancer-tests",
-    ];
-    let tests = ["--test=exchange", "--test=lab", "--"];
-    let names = [
-        "--test-threads=1",
-        "--nocapture",
-        "each_of_many",
-        "hundred_thousand",
-        "crowd",
-        "flood",
-    ];
-    run(&[&test[..], &tests, &names].concat(), &[])
+    run(
+        &[
+            "test",
+            "--quiet",
+            "--release",
+            "--no-fail-fast",
+            "--package=balancer",
+            "--package=balancer-tests",
+            "--test=exchange",
+            "--test=lab",
+            "--",
+            "--test-threads=1",
+            "--nocapture",
+            "each_of_many",
+            "hundred_thousand",
+            "crowd",
+            "flood",
+        ],
+        &[],
+    )
 }
 
 /// Worlds, and a tenth as many clusters that lose reports. What follows `--` may be added.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use balancer_tests::Lab;
 
-use super::{CONFIG, curl, url, web};
+use super::patience::{frame, start};
+use super::{curl, url};
 
 /// Kinds of frames (RFC 9113, 6), and the errors that they bring.
 const DATA: u8 = 0;
@@ -35,9 +36,7 @@ const BAD_REQUEST: u8 = 0x8c;
 #[test]
 fn http2_has_bounds() {
     let Some(mut lab) = Lab::new(1) else { return };
-    let _web = web(lab.server(1));
-    let config = lab.config(&format!("{CONFIG}backend = \"127.0.0.1:9002\"\n"));
-    lab.server_mut(1).attach(&["--config", &config]);
+    let _web = start(&mut lab, "");
     let served = || {
         let arguments = ["--http2-prior-knowledge", "-w", "%{http_code}"];
         let url = url(&lab, "/");
@@ -56,9 +55,7 @@ fn http2_has_bounds() {
 #[test]
 fn http2_requests_that_hide_others_are_refused() {
     let Some(mut lab) = Lab::new(1) else { return };
-    let _web = web(lab.server(1));
-    let config = lab.config(&format!("{CONFIG}backend = \"127.0.0.1:9002\"\n"));
-    lab.server_mut(1).attach(&["--config", &config]);
+    let _web = start(&mut lab, "");
     let (served, refused, reset) = (Some(OK), Some(BAD_REQUEST), None);
     for (start, headers, body, expected) in [
         (GET, &[("x", "y")][..], "", served),
@@ -203,11 +200,6 @@ fn header(name: &str, value: &str) -> Vec<u8> {
         value.as_bytes(),
     ]
     .concat()
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// A frame's kind, stream and payload.

@@ -9,7 +9,8 @@ use balancer_tests::{Lab, Process, Signal, until};
 
 use super::{CONFIG, certify, curl, url, web};
 
-fn start(lab: &mut Lab, more: &str) -> Process {
+/// A web server behind the module, which has `more` configured.
+pub fn start(lab: &mut Lab, more: &str) -> Process {
     let web = web(lab.server(1));
     let config = lab.config(&format!("{CONFIG}backend = \"127.0.0.1:9002\"\n{more}"));
     lab.server_mut(1).attach(&["--config", &config]);
@@ -27,7 +28,7 @@ fn open(lab: &Lab) -> TcpStream {
 }
 
 /// A frame (RFC 9113, 4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
