@@ -30,13 +30,9 @@ impl RunDir {
         let Some(dir) = file.parent() else {
             return Ok(made);
         };
-        let missing: Vec<_> = dir
-            .ancestors()
-            .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
-            .collect();
-        for dir in missing.into_iter().rev() {
-            make(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-            made.ours.push(dir.to_owned());
+        for dir in missing(dir).into_iter().rev() {
+            make(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            made.ours.push(dir);
         }
         if dir == Path::new(DEFAULT) && made.ours.is_empty() {
             made.ours.push(dir.to_owned());
@@ -52,6 +48,14 @@ impl Drop for RunDir {
             let _ = fs::remove_dir(dir);
         }
     }
+}
+
+/// `dir` and those above it that aren't there, the innermost first.
+pub fn missing(dir: &Path) -> Vec<PathBuf> {
+    dir.ancestors()
+        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
+        .map(Path::to_owned)
+        .collect()
 }
 
 fn make(dir: &Path) -> io::Result<()> {

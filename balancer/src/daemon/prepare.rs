@@ -155,12 +155,7 @@ impl Prepared {
     }
 
     fn make_dir(&mut self, dir: &Path) -> Result<()> {
-        let missing: Vec<PathBuf> = dir
-            .ancestors()
-            .take_while(|dir| !dir.exists())
-            .map(Path::to_owned)
-            .collect();
-        for dir in missing.iter().rev() {
+        for dir in run_dir::missing(dir).iter().rev() {
             self.host.record(Change::DirectoryCreated(dir.clone()))?;
             std::fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
@@ -376,8 +371,7 @@ fn keyring(paths: &[PathBuf]) -> Result<(Keyring, Option<NewKey>)> {
     for path in paths {
         let key = match Key::load(path) {
             Err(KeyError::Missing(_)) if paths.len() == 1 => {
-                let missing = path.ancestors().skip(1).take_while(|dir| !dir.exists());
-                let made = missing.map(Path::to_owned).collect();
+                let made = path.parent().map(run_dir::missing).unwrap_or_default();
                 let key = Key::generate_file(path)?;
                 new = Some(NewKey {
                     path: path.clone(),

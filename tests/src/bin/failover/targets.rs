@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use balancer_tests::met;
+
 use crate::cluster::System;
 use crate::fault::{Fault, Outcome};
 use crate::table::{Results, gaps, lost, ms};
@@ -66,12 +68,7 @@ impl fmt::Display for Judgement<'_> {
                     missed.push(format!("{} at {millis} ms ({by})", fault.name()));
                 }
             }
-            let met = all - missed.len();
-            write!(f, "  {}: met in {met} of {all} rows", target.name)?;
-            if !missed.is_empty() {
-                write!(f, "; missed: {}", missed.join(", "))?;
-            }
-            writeln!(f)?;
+            writeln!(f, "  {}: {}", target.name, met(all, &missed))?;
         }
         Ok(())
     }

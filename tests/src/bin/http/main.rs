@@ -12,7 +12,7 @@ mod proxy;
 mod wrk;
 
 use anyhow::{Context as _, Result};
-use balancer_tests::{Lab, Signal};
+use balancer_tests::{Lab, Signal, met};
 use clap::Parser;
 
 use self::proxy::{Proxy, Running};
@@ -143,15 +143,13 @@ fn print(outcomes: &[Vec<Vec<Outcome>>], arguments: &Arguments) {
         "", "", "", "", "", ""
     );
     for (case, outcomes) in CASES.iter().zip(outcomes) {
-        let own = outcomes.last().map_or(&[][..], Vec::as_slice);
-        for (proxy, outcomes) in Proxy::ALL.iter().zip(outcomes) {
+        for (proxy, of_proxy) in Proxy::ALL.iter().zip(outcomes) {
             let figure = |decimals: usize, of: fn(&Outcome) -> f64| {
-                let value = median(outcomes, of);
-                let ratio = median(own, of) / value;
+                let value = median(of_proxy, of);
                 let ratio = if *proxy == Proxy::Balancer {
                     String::new()
                 } else {
-                    format!(" ({ratio:.2})")
+                    format!(" ({:.2})", ratio(outcomes, *proxy, of))
                 };
                 format!("{value:.decimals$}{ratio:7}")
             };
@@ -162,7 +160,7 @@ fn print(outcomes: &[Vec<Vec<Outcome>>], arguments: &Arguments) {
                 figure(0, |outcome| outcome.rate),
                 figure(2, |outcome| outcome.p99),
                 figure(1, |outcome| outcome.cpu),
-                outcomes.iter().map(|outcome| outcome.failed).sum::<f64>(),
+                of_proxy.iter().map(|outcome| outcome.failed).sum::<f64>(),
             );
         }
     }
@@ -186,9 +184,12 @@ fn judge(outcomes: &[Vec<Vec<Outcome>>]) {
         let name = rival.name();
         println!(
             "  {least:.1} times the requests a second of {name}: {}",
-            met(&slow)
+            met(CASES.len(), &slow)
         );
-        println!("  p99 no longer than that of {name}: {}", met(&late));
+        println!(
+            "  p99 no longer than that of {name}: {}",
+            met(CASES.len(), &late)
+        );
     }
 }
 
@@ -200,20 +201,6 @@ fn ratio(outcomes: &[Vec<Outcome>], rival: Proxy, figure: fn(&Outcome) -> f64) -
         found.map_or(f64::NAN, |(_, outcomes)| median(outcomes, figure))
     };
     of(Proxy::Balancer) / of(rival)
-}
-
-/// In how many rows a target is met, and in which not.
-fn met(missed: &[String]) -> String {
-    let met = format!(
-        "met in {} of {} rows",
-        CASES.len() - missed.len(),
-        CASES.len()
-    );
-    if missed.is_empty() {
-        met
-    } else {
-        format!("{met}; missed: {}", missed.join(", "))
-    }
 }
 
 fn median<T>(outcomes: &[T], of: impl Fn(&T) -> f64) -> f64 {
