@@ -232,7 +232,12 @@ async fn listen(mut exchange: Exchange) -> Heard {
         let mut events = Vec::new();
         let listen = async {
             loop {
-                events.push(exchange.next().await);
+                match exchange.next().await {
+                    Event::FlowsWanted { by, session, .. } => {
+                        exchange.tell_flows(by, session, &[], true);
+                    }
+                    event => events.push(event),
+                }
             }
         };
         let _ = tokio::time::timeout(Duration::from_secs(seconds), listen).await;

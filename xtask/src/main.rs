@@ -1,6 +1,7 @@
 //! Development tasks, run as `cargo xtask TASK`. Setting up, testing and the lab are scripts/setup, scripts/test and
 //! scripts/lab, since they must run before anything is built.
 
+mod neighbours;
 mod simulate;
 
 use std::env;
@@ -35,8 +36,8 @@ enum Task {
         #[arg(long, default_value_t = 10_000)]
         seeds: u64,
     },
-    /// Test the exchange in full: 64 servers, 100,000 hostile datagrams a second. The usual tests have fewer, as they aren't optimised.
-    /// Needs root
+    /// Test the exchange in full: 64 servers' sockets, 20 daemons a CPU, 100,000 hostile datagrams a second. The usual tests have fewer,
+    /// as they aren't optimised. Needs root
     Crowd,
     /// Measure
     #[command(subcommand)]
@@ -132,6 +133,7 @@ fn simulate_takeovers(seeds: u64) -> Result<()> {
 
 /// What depends on how fast the program is, one test after the other.
 fn test_crowd() -> Result<()> {
+    let _room = neighbours::Room::make()?;
     run(
         &[
             "test",

@@ -191,7 +191,7 @@ pub struct Cluster {
     asker: Asker,
     answerer: Answerer,
     asked_group: Timestamp,
-    /// When it first ran, or last noticed that it hadn't run.
+    /// When it last noticed that it hadn't run.
     woke: Timestamp,
     out: Outbox,
 }
@@ -249,7 +249,7 @@ impl Cluster {
             reporter: Reporter::new(options),
             membership: Membership::default(),
             asked_group: Timestamp(0),
-            woke: Timestamp::NEVER,
+            woke: Timestamp(0),
             out,
         };
         cluster.settle(now);
@@ -338,14 +338,12 @@ impl Cluster {
                 .handle_report(now, &peer.report, &sight, timing, &mut self.out);
         }
         let is_online = |peer: &Peer| peer.status == Status::Online;
-        if self.membership.peer(id).is_some_and(is_online) {
-            // Just after the start all are met, one after the other. Who is met later was out of sight.
-            let young = now < self.woke + timing.timeout() + GRACE;
-            match before {
-                None if young => self.takeover.meet(now, id, timing, &mut self.out),
-                Some(Status::Online) => {}
-                _ => self.takeover.come_together(now, id, timing, &mut self.out),
+        if before != Some(Status::Online) && self.membership.peer(id).is_some_and(is_online) {
+            if before.is_some() {
+                // It was out of sight, or this one was: the link may think of a caretaker still.
+                self.takeover.defend_homes(now, timing, &mut self.out);
             }
+            self.takeover.meet(now, id, timing, &mut self.out);
         }
         self.settle(now);
         Ok(())
@@ -425,9 +423,6 @@ impl Cluster {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.notice_stall(now);
-        if self.woke == Timestamp::NEVER {
-            self.woke = now;
-        }
         let sight = sight(&self.reporter, &self.membership, true);
         if self.takeover.lacks_majority(&sight) {
             self.membership.remember_all(now);

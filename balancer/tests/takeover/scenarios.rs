@@ -375,6 +375,27 @@ fn many_servers_agree_on_one_caretaker_each() {
     }
 }
 
+/// Each looks through its sockets for each question.
+#[test]
+fn servers_that_come_up_one_after_the_other_ask_each_other_and_no_more() {
+    const SERVERS: usize = 24;
+    let mut world = World::new(SERVERS, 1, GOOD, Require::Any);
+    for late in 1..SERVERS {
+        world.kill_daemon(late);
+    }
+    for late in 1..SERVERS {
+        world.run(ms(1_000), |_| {});
+        world.start_daemon(late);
+    }
+    world.run(ms(3_000), |_| {});
+    let pairs = SERVERS * (SERVERS - 1);
+    assert!(
+        (pairs..=2 * pairs).contains(&world.collected),
+        "{} questions among {SERVERS}",
+        world.collected
+    );
+}
+
 #[test]
 fn many_servers_hear_every_report_and_remember_nothing_more() {
     for servers in crowds() {

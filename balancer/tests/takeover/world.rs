@@ -133,6 +133,8 @@ pub struct World {
     pub claims: Vec<(Timestamp, usize, Assumed)>,
     /// Datagrams that were refused.
     pub refused: u64,
+    /// How often flows were collected for another server.
+    pub collected: usize,
     /// Grows whenever something happens to flows, or to who directs them.
     pub flow_changes: u64,
     /// The most datagrams that one host had to read at one time.
@@ -180,6 +182,7 @@ impl World {
             claims: Vec::new(),
             clients: 0,
             refused: 0,
+            collected: 0,
             flow_changes: 0,
             most_waiting: 0,
             boots: random.u64(..) >> 8,
@@ -559,6 +562,7 @@ impl World {
                 ref identities,
             } => {
                 let flows = self.flows_on(index, identities);
+                self.collected += 1;
                 if let Some(cluster) = &mut self.hosts[index].daemon {
                     cluster.tell_flows(by, session, &flows, true);
                 }

@@ -1,14 +1,29 @@
-//! As many servers as a cluster is made for, with a daemon on each.
+//! Many servers, with a daemon on each.
 
-use std::thread::sleep;
+use std::num::NonZero;
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use balancer_tests::{Lab, Server, WITHOUT_CPU};
 
 use crate::hostile::counted;
 
+/// As many servers as a cluster is made for.
+const CLUSTER: usize = 64;
+
+/// Daemons that one CPU has time for while more are started.
+const DAEMONS_A_CPU: usize = 20;
+
 /// A daemon that isn't optimised takes several times as much of the two CPUs of a small machine, which other tests use as well.
-const CROWD: u8 = if cfg!(debug_assertions) { 8 } else { 64 };
+fn crowd() -> u8 {
+    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+    let daemons = if cfg!(debug_assertions) {
+        8
+    } else {
+        CLUSTER.min(DAEMONS_A_CPU * cpus)
+    };
+    daemons as u8
+}
 
 /// How long they are listened to.
 const SPAN: Duration = Duration::from_secs(10);
@@ -24,13 +39,14 @@ fn heard(server: &Server) -> (u64, u64) {
 
 #[test]
 fn a_crowd_hears_each_others_every_report() {
-    let Some(mut lab) = Lab::new(CROWD) else {
+    let crowd = crowd();
+    let Some(mut lab) = Lab::new(crowd) else {
         return;
     };
     lab.start(WITHOUT_CPU, "generic");
     let before: Vec<_> = lab.servers().iter().map(heard).collect();
     sleep(SPAN);
-    let peers = u64::from(CROWD) - 1;
+    let peers = u64::from(crowd) - 1;
     for (server, before) in lab.servers().iter().zip(before) {
         let name = server.host.label();
         let (received, dropped) = heard(server);

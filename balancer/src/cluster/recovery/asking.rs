@@ -29,6 +29,8 @@ struct Session {
     since: Timestamp,
     /// When it was last asked.
     asked: Timestamp,
+    /// When it last told something, or was first asked.
+    told: Timestamp,
     /// The first part that isn't there yet.
     next: u32,
     /// The first one that wasn't asked for yet.
@@ -36,6 +38,13 @@ struct Session {
     flows: usize,
     /// What came up meanwhile: it is asked when this is answered.
     then: BTreeSet<IpAddr>,
+}
+
+impl Session {
+    /// When it is asked again. One that has many to answer is asked ever less often.
+    fn again(&self) -> Timestamp {
+        self.asked + RETRY.max(self.asked.since(self.told) / 2)
+    }
 }
 
 impl Asker {
@@ -111,6 +120,7 @@ impl Asker {
             return Ok(());
         }
         session.next += 1;
+        session.told = now;
         session.flows += part.flows.len();
         let flows: Vec<_> = part
             .flows
@@ -152,9 +162,8 @@ impl Asker {
         for id in given_up {
             self.end(now, id, false, me, membership, out);
         }
-        let due = |session: &Session| session.asked + RETRY <= now;
         let unanswered: Vec<_> = (self.sessions.iter())
-            .filter(|(_, session)| due(session))
+            .filter(|(_, session)| session.again() <= now)
             .map(|(id, _)| *id)
             .collect();
         for id in unanswered {
@@ -164,7 +173,8 @@ impl Asker {
     }
 
     pub fn next_timeout(&self) -> Timestamp {
-        let retries = self.sessions.values().map(|session| session.asked + RETRY);
+        let sessions = self.sessions.values();
+        let retries = sessions.map(Session::again);
         // What is open after that waits for sessions.
         let alone = !self.open.is_empty() && self.sessions.is_empty();
         let introduced = alone.then_some(self.introduced);
@@ -194,6 +204,7 @@ impl Asker {
             identities: now_asked,
             since: now,
             asked: now,
+            told: now,
             next: 0,
             window: 0,
             flows: 0,

@@ -39,7 +39,7 @@ pub const MAX_FLOWS: usize = 1 << 20;
 /// How long a new server waits for peers to be heard of before it takes their answers for all.
 const LISTENING: Duration = Duration::from_millis(200);
 
-/// A query or its answer may be lost: it is asked again.
+/// A query or its answer may be lost: it is asked again, at first after that time.
 const RETRY: Duration = Duration::from_millis(20);
 
 /// Answers that come after the grace still count, but not for ever.

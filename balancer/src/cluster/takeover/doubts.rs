@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::super::{Event, GRACE, Outbox, ServerId, Timestamp, Timing};
 
-/// The kinds are counted apart: that a peer is back says nothing against what it claims after that.
+/// The kinds are counted apart: that a peer can be asked says nothing against what it claims after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Cause {
     /// This peer says that it has the identity.
@@ -19,8 +19,8 @@ pub(super) enum Cause {
     Frame,
     /// This peer can be asked from now on.
     Met(ServerId),
-    /// This peer was out of sight: it may have had the identity meanwhile, and have sent flows on it to anybody.
-    Back(ServerId),
+    /// This peer, that was known to claim the identity, had it until now, and may have sent flows on it to anybody.
+    LetGo(ServerId),
 }
 
 /// The graces of one cause take so much of [`WINDOW`] at the most.
@@ -133,7 +133,7 @@ impl Doubt {
             identity,
             of: match cause {
                 Cause::Met(peer) => Some(peer),
-                Cause::Claim(_) | Cause::Frame | Cause::Back(_) => None,
+                Cause::Claim(_) | Cause::Frame | Cause::LetGo(_) => None,
             },
             got: matches!(cause, Cause::Claim(_) | Cause::Frame),
             grace,

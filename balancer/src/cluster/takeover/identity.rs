@@ -26,8 +26,8 @@ pub struct Identity {
     pub(super) probe: Probe,
     /// Probes in a row that nobody answered.
     pub(super) unanswered: u32,
-    /// Its home holds it under a lower term than was known before: it is to be told of that.
-    pub(super) behind: bool,
+    /// Its home is to be told that this server had it until lately, or of a term above its own. It takes a higher one then.
+    pub(super) untold: bool,
     /// Since when it is free.
     pub(super) free_since: Option<Timestamp>,
     /// When its holder was last defended against another one's claim.
@@ -96,7 +96,7 @@ impl Identity {
             kept: false,
             probe: Probe::Unknown,
             unanswered: 0,
-            behind: false,
+            untold: false,
             free_since: None,
             defended: Timestamp(0),
         }

@@ -141,13 +141,13 @@ impl Takeover {
         self.identities.values()
     }
 
-    /// What this server reports to hold, and not to hold under a term that its home doesn't know of.
+    /// What this server reports to hold, and not to hold: any more, or under a term that its home doesn't know of.
     pub fn reports(&self) -> Vec<IdentityReport> {
-        let is_behind =
-            |identity: &&Identity| identity.behind && identity.is_held_by(identity.home);
-        let behind = self.iter().filter(is_behind);
+        let is_untold =
+            |identity: &&Identity| identity.untold && identity.is_held_by(identity.home);
+        let untold = self.iter().filter(is_untold);
         let held = self.held().map(|identity| identity.report(true));
-        let told = held.chain(behind.map(|identity| identity.report(false)));
+        let told = held.chain(untold.map(|identity| identity.report(false)));
         told.take(MAX_IDENTITIES).collect()
     }
 
@@ -206,19 +206,6 @@ impl Takeover {
         self.forget_unsaid(now, report, out);
     }
 
-    /// Server `peer`, that was out of sight, is back, or this one is: it may have been a caretaker and have let go of that
-    /// unheard, and the link may think of it still.
-    pub fn come_together(
-        &mut self,
-        now: Timestamp,
-        peer: ServerId,
-        timing: Timing,
-        out: &mut Outbox,
-    ) {
-        self.defend_homes(now, timing, out);
-        self.doubt_all(now, Cause::Back(peer), timing, out);
-    }
-
     /// The link is told again who has what is this server's own.
     pub fn defend_homes(&mut self, now: Timestamp, timing: Timing, out: &mut Outbox) {
         let me = self.me;
@@ -231,12 +218,9 @@ impl Takeover {
 
     /// Server `peer` can be asked from now on: it may have flows on what this one holds.
     pub fn meet(&mut self, now: Timestamp, peer: ServerId, timing: Timing, out: &mut Outbox) {
-        self.doubt_all(now, Cause::Met(peer), timing, out);
-    }
-
-    fn doubt_all(&mut self, now: Timestamp, cause: Cause, timing: Timing, out: &mut Outbox) {
         let held: Vec<_> = self.held().map(|one| one.address.addr()).collect();
         for identity in held {
+            let cause = Cause::Met(peer);
             self.doubts.raise(now, identity, cause, timing, out);
         }
     }
@@ -279,6 +263,9 @@ impl Takeover {
         if is_home && identity.home != from && sight.standing(identity.home) == Standing::Present {
             // Two homes: warned of by the driver. Neither gives in, and there is nothing to win.
             return;
+        }
+        if is_home && claim.term != identity.term {
+            identity.untold = claim.term < identity.term;
         }
         let rank = |term, id| (term, Reverse(id));
         match identity.holder {
@@ -334,7 +321,6 @@ impl Takeover {
         }
         if is_home {
             identity.home = from;
-            identity.behind = claim.term < identity.term;
         }
     }
 
@@ -359,9 +345,14 @@ impl Takeover {
                 identity.answered(now, false);
             }
         } else if [identity.home, claim.home] == [me; 2] && claim.term >= identity.term {
-            // A caretaker has come and gone, unheard: it let go when it heard this server, or before this one was started.
+            // A caretaker let go when it heard this server, or before this one was started. Of one under a higher term nothing was
+            // heard at all.
+            let cause = if claim.term > identity.term {
+                Cause::Claim(from)
+            } else {
+                Cause::LetGo(from)
+            };
             identity.term = claim.term.saturating_add(1);
-            let cause = Cause::Claim(from);
             reclaim(now, identity, cause, &mut self.doubts, timing, out);
         }
     }
@@ -604,6 +595,8 @@ fn release(
     out: &mut Outbox,
 ) {
     pass(now, identity, holder, reason, out);
+    // Nobody else can tell its home that flows were sent elsewhere until now.
+    identity.untold = true;
     out.forget_flows(identity.address.addr());
     out.moves.push_back(Event::Release(identity.address.addr()));
 }
