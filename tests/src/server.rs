@@ -218,6 +218,16 @@ impl Server {
         self.balancer.as_ref().expect("balancer runs here").id()
     }
 
+    /// Memory that balancer takes, in KiB, by its name in proc(5)'s `status`: `VmRSS` at the moment, `VmHWM` at the most.
+    pub fn memory(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.balancer_id()));
+        let status = status.expect("a process");
+        let mut lines = status.lines();
+        let size = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let number = size.and_then(|size| size.trim().split(' ').next()?.parse().ok());
+        number.expect("its size")
+    }
+
     /// Ends the daemon with a signal.
     pub fn end_balancer(&mut self, signal: Signal) -> ExitStatus {
         let process = self.balancer.take().expect("balancer runs here");

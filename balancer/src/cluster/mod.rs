@@ -329,17 +329,21 @@ impl Cluster {
         let options = self.reporter.options();
         let (id, timing) = (report.server, self.timing);
         let able = self.takeover.is_able(now);
-        let before = self.membership.peer(id).map(|peer| peer.status);
+        let before = self.membership.peer(id);
+        let in_sight = before.filter(|peer| peer.status == Status::Online);
+        let last = in_sight.map(|peer| peer.report.identities.clone());
+        let known = before.is_some();
         self.membership
             .handle_report(now, from, report, &options.name, timing, &mut self.out)?;
         let sight = sight(&self.reporter, &self.membership, able);
         if let Some(peer) = self.membership.peer(id) {
+            let last = last.as_deref();
             self.takeover
-                .handle_report(now, &peer.report, &sight, timing, &mut self.out);
+                .handle_report(now, &peer.report, last, &sight, timing, &mut self.out);
         }
         let is_online = |peer: &Peer| peer.status == Status::Online;
-        if before != Some(Status::Online) && self.membership.peer(id).is_some_and(is_online) {
-            if before.is_some() {
+        if last.is_none() && self.membership.peer(id).is_some_and(is_online) {
+            if known {
                 // It was out of sight, or this one was: the link may think of a caretaker still.
                 self.takeover.defend_homes(now, timing, &mut self.out);
             }

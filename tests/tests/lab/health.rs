@@ -167,14 +167,8 @@ check = { command = ["/nowhere/check"], every = "200ms", fall = 2 }
         assert!(reason.starts_with(expected), "{service}: {reason}");
         assert!(!reason.contains(char::is_control), "{service}: {reason}");
     }
-    let daemon = server.status()["pid"].to_string();
-    let memory = fs::read_to_string(format!("/proc/{daemon}/status")).unwrap();
-    let resident = memory
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    let kilobytes: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
-    assert!(kilobytes < 60_000, "{resident}");
+    let kilobytes = server.memory("VmRSS");
+    assert!(kilobytes < 60_000, "{kilobytes} KiB");
 
     assert_eq!(
         server.end_balancer(balancer_tests::Signal::SIGTERM).code(),

@@ -2,7 +2,6 @@
 #![expect(clippy::disallowed_methods, reason = "a flood has a rate")]
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -37,11 +36,10 @@ fn a_flood_of_hostile_datagrams_is_counted_and_silences_nobody() {
     lab.start(WITHOUT_CPU, "native");
     let recorded = record(&lab);
     let server = lab.server(1);
-    let pid = server.status()["pid"].as_u64().expect("its process");
     let timeout = server.status()["timeout_ms"].as_u64().expect("a time");
     // What is allocated once, for answers to questions as well.
     thread::sleep(Duration::from_secs(1));
-    let (memory, before) = (resident(pid), counted(server));
+    let (had, before) = (server.memory("VmRSS"), counted(server));
 
     let flood = flood(&lab, server.address(), &recorded);
     while !flood.is_finished() {
@@ -58,7 +56,7 @@ fn a_flood_of_hostile_datagrams_is_counted_and_silences_nobody() {
         "a flood of {sent} only"
     );
 
-    let grown = resident(pid).saturating_sub(memory);
+    let grown = server.memory("VmRSS").saturating_sub(had);
     let after = counted(server);
     let more: BTreeMap<_, _> = after
         .iter()
@@ -232,14 +230,6 @@ pub fn counted(server: &Server) -> BTreeMap<String, u64> {
         (kind.clone(), count.as_u64().expect("a count"))
     };
     counters.iter().map(pair).collect()
-}
-
-/// Memory that a process has, in KiB (proc(5)).
-fn resident(pid: u64) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let size = line.and_then(|line| line.trim().split(' ').next()?.parse().ok());
-    size.expect("its size")
 }
 
 /// Begins to count the frames of ARP that the client receives, of those that nft's `expression` is true of.

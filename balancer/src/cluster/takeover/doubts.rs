@@ -19,8 +19,9 @@ pub(super) enum Cause {
     Frame,
     /// This peer can be asked from now on.
     Met(ServerId),
-    /// This peer, that was known to claim the identity, had it until now, and may have sent flows on it to anybody.
-    LetGo(ServerId),
+    /// A peer that was known to claim the identity had it until now, and may have sent flows on it to anybody. After a restart all may
+    /// say so at once: one question is enough.
+    LetGo,
 }
 
 /// The graces of one cause take so much of [`WINDOW`] at the most.
@@ -133,7 +134,7 @@ impl Doubt {
             identity,
             of: match cause {
                 Cause::Met(peer) => Some(peer),
-                Cause::Claim(_) | Cause::Frame | Cause::LetGo(_) => None,
+                Cause::Claim(_) | Cause::Frame | Cause::LetGo => None,
             },
             got: matches!(cause, Cause::Claim(_) | Cause::Frame),
             grace,

@@ -186,11 +186,12 @@ impl Takeover {
             .filter(|identity| identity.is_held_by(self.me))
     }
 
-    /// Takes in what a peer's accepted report says.
+    /// Takes in what a peer's accepted report says; `last`: what the one before it said, if the peer was in sight.
     pub fn handle_report(
         &mut self,
         now: Timestamp,
         report: &Report,
+        last: Option<&[IdentityReport]>,
         sight: &Sight,
         timing: Timing,
         out: &mut Outbox,
@@ -200,7 +201,7 @@ impl Takeover {
             if claim.held {
                 self.handle_claim(now, from, claim, sight, timing, out);
             } else {
-                self.handle_disclaimer(now, report, claim, timing, out);
+                self.handle_disclaimer(now, report, last, claim, timing, out);
             }
         }
         self.forget_unsaid(now, report, out);
@@ -329,11 +330,16 @@ impl Takeover {
         &mut self,
         now: Timestamp,
         report: &Report,
+        last: Option<&[IdentityReport]>,
         claim: &IdentityReport,
         timing: Timing,
         out: &mut Outbox,
     ) {
         let (me, from) = (self.me, report.server);
+        let had = |last: &[IdentityReport]| {
+            let mut held = last.iter().filter(|one| one.held);
+            held.any(|one| one.address == claim.address)
+        };
         let Some(identity) = self.identities.get_mut(&claim.address.addr()) else {
             return;
         };
@@ -344,15 +350,17 @@ impl Takeover {
                 // It says so when it has removed the address: nobody need be asked.
                 identity.answered(now, false);
             }
-        } else if [identity.home, claim.home] == [me; 2] && claim.term >= identity.term {
-            // A caretaker let go when it heard this server, or before this one was started. Of one under a higher term nothing was
-            // heard at all.
+        } else if [identity.home, claim.home] == [me; 2]
+            && (claim.term >= identity.term || last.is_none_or(had))
+        {
+            // A caretaker let go when it heard this server or saw it, or before this one was started. Of one under a higher term nothing
+            // was heard at all.
             let cause = if claim.term > identity.term {
                 Cause::Claim(from)
             } else {
-                Cause::LetGo(from)
+                Cause::LetGo
             };
-            identity.term = claim.term.saturating_add(1);
+            identity.term = identity.term.max(claim.term.saturating_add(1));
             reclaim(now, identity, cause, &mut self.doubts, timing, out);
         }
     }

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use balancer_tests::Lab;
+use balancer_tests::{Lab, Signal};
 
 use super::patience::{frame, start};
 use super::{curl, url};
@@ -14,13 +14,15 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const PROTOCOL_ERROR: u32 = 1;
 const CANCEL: u32 = 8;
 
-/// Flags of HEADERS; the first one is one of DATA, too.
+/// Flags of HEADERS; the first one is one of DATA, too, and has another meaning for a PING.
 const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// GET, http, /, authority "a" (RFC 7541, appendix A).
@@ -105,6 +107,40 @@ fn http2_requests_that_hide_others_are_refused() {
         };
         assert_eq!(answer, expected, "{headers:?}, {body:?}");
     }
+}
+
+/// RFC 9113, 6.8: what runs ends well, and nothing new is begun.
+#[test]
+fn http2_clients_are_told_that_the_daemon_ends() {
+    let Some(mut lab) = Lab::new(1) else { return };
+    let _web = start(&mut lab, "");
+    let mut stream = open(&lab);
+    let patience = Some(Duration::from_secs(5));
+    stream.set_read_timeout(patience).unwrap();
+    stream
+        .write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, GET))
+        .unwrap();
+    while read(&mut stream).0 != DATA {}
+    // The second request's body is still to come, and its answer waits for that.
+    let upload = [&POST[..2], &header(":path", "/upload"), &POST[3..]].concat();
+    stream
+        .write_all(&frame(HEADERS, END_HEADERS, 3, &upload))
+        .unwrap();
+    lab.server(1).signal_balancer(Signal::SIGTERM);
+    while read(&mut stream).0 != GOAWAY {}
+    stream
+        .write_all(&frame(DATA, END_STREAM, 3, b"abc"))
+        .unwrap();
+    let answer = loop {
+        match read(&mut stream) {
+            (HEADERS, 3, payload) => break payload.first().copied(),
+            // By that a server learns that what the client began earlier is there.
+            (PING, _, payload) => stream.write_all(&frame(PING, ACK, 0, &payload)).unwrap(),
+            _ => {}
+        }
+    };
+    assert_eq!(answer, Some(OK));
+    lab.server_mut(1).end_balancer(Signal::SIGTERM);
 }
 
 /// CVE-2023-44487.

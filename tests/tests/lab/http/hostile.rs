@@ -300,16 +300,7 @@ fn ten_thousand_idle_connections_are_cheap() {
     let _web = web(lab.server(1));
     let config = lab.config(&format!("{CONFIG}backend = \"127.0.0.1:9002\"\n"));
     lab.server_mut(1).attach(&["--config", &config]);
-    let process = lab.server(1).balancer_id();
-    let memory = || {
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .unwrap();
-        let kib: u64 = line.split_whitespace().next().unwrap().parse().unwrap();
-        kib / 1024
-    };
+    let memory = || lab.server(1).memory("VmRSS") / 1024;
     let before = memory();
     let address = lab.server(1).address();
     lab.client.enter(|| {

@@ -33,9 +33,10 @@ const WEB: &str = "server {
     location = /slow { limit_rate 20k; }
 }
 server {
-    listen 127.0.0.1:9002;
+    listen 127.0.0.1:9002; client_max_body_size 0;
     location / { return 200 'got $request_uri'; }
     location /upload { proxy_pass http://127.0.0.1:9002/stored; }
+    location = /body { root {DIR}; }
 }";
 const READY: &str = "curl -sf --unix-socket {DIR}/web.sock http://web/";
 

@@ -122,6 +122,39 @@ fn bodies_of_all_kinds_come_through() {
     );
 }
 
+/// Clients and web servers of unequal speed: what one hasn't taken yet the other one keeps.
+#[test]
+fn bodies_are_not_kept_in_memory() {
+    const MIB: u64 = 100;
+    let Some(mut lab) = Lab::new(1) else { return };
+    let _web = start(&mut lab, "backend = \"127.0.0.1:9002\"\n");
+    let body = lab.server(1).dir().join("web/body");
+    fs::File::create(&body).unwrap().set_len(MIB << 20).unwrap();
+    let body = body.display().to_string();
+    assert_eq!(curl(&lab, &[&url(&lab, "/upload")]), "got /stored");
+    let before = lab.server(1).memory("VmRSS");
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let (from, to) = (url(&lab, "/body"), url(&lab, "/upload"));
+        let get = ["--limit-rate", "50M", "-o", "/dev/null", &from];
+        let put = ["--upload-file", &body, &to];
+        for arguments in [&get[..], &put] {
+            let told = [
+                version,
+                "-w",
+                " %{http_code} %{size_download} %{size_upload}",
+            ];
+            let told = curl(&lab, &[&told, arguments].concat());
+            let whole = (MIB << 20).to_string();
+            assert!(
+                told.contains(" 200 ") && told.contains(&whole),
+                "{version} {arguments:?}: {told}"
+            );
+        }
+    }
+    let grown = lab.server(1).memory("VmHWM").saturating_sub(before) / 1024;
+    assert!(grown < MIB / 5, "{grown} MiB for bodies of {MIB} MiB");
+}
+
 #[test]
 fn web_servers_are_reached_by_unix_sockets_and_told_by_the_proxy_protocol() {
     let Some(mut lab) = Lab::new(1) else { return };
@@ -190,15 +223,22 @@ fn a_reload_reaches_the_connections_of_clients_that_are_introduced() {
 #[test]
 fn clients_are_introduced_by_haproxy() {
     let Some(mut lab) = Lab::new(1) else { return };
+    certify(&lab, "a", "a.test");
+    let file = lab.dir().join("a").display().to_string();
     let _web = start(
         &mut lab,
-        "backend = \"127.0.0.1:9000\"\nproxy_protocol = { from = [\"127.0.0.0/8\"] }\n",
+        &format!(
+            "backend = \"127.0.0.1:9000\"\nproxy_protocol = {{ from = [\"127.0.0.0/8\"] }}\ntls_ports = [8443]\n\
+             certificates = [{{ certificate = \"{file}.pem\", key = \"{file}.key\" }}]\n"
+        ),
     );
     let server = lab.server(1);
     let config = "defaults\n mode tcp\n timeout connect 5s\n timeout client 5s\n timeout server 5s\n\
                   listen v1\n bind :7001\n server s 127.0.0.1:8000 send-proxy\n\
                   listen v2\n bind :7002\n server s 127.0.0.1:8000 send-proxy-v2\n\
-                  listen none\n bind :7003\n server s 127.0.0.1:8000\n";
+                  listen none\n bind :7003\n server s 127.0.0.1:8000\n\
+                  listen tls\n bind :7004\n server s 127.0.0.1:8443 send-proxy-v2\n\
+                  listen tls-none\n bind :7005\n server s 127.0.0.1:8443\n";
     let path = lab.dir().join("haproxy.cfg");
     fs::write(&path, config).unwrap();
     let mut command = server.host.command("haproxy");
@@ -216,6 +256,17 @@ fn clients_are_introduced_by_haproxy() {
         "",
         "who must be introduced and isn't is not served"
     );
+    // Before the TLS handshake, by proxies that only pass it on.
+    let ask_tls = |port: u16| {
+        let url = format!("https://{}:{port}/", server.address());
+        curl(&lab, &["-k", &url])
+    };
+    let told = ask_tls(7004);
+    assert!(
+        told.contains("for=10.77.0.1\n") && told.contains("proto=https\n"),
+        "{told}"
+    );
+    assert_eq!(ask_tls(7005), "");
     // A client that isn't trusted is not believed.
     let forged = "printf 'PROXY TCP4 1.2.3.4 5.6.7.8 1 2\\r\\nGET / HTTP/1.0\\r\\n\\r\\n'";
     let answer = lab.client.shell(&format!(

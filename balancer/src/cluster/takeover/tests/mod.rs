@@ -337,22 +337,54 @@ fn a_home_learns_that_its_caretaker_has_come_and_gone_unheard() {
     assert_eq!(bench.questions.len(), 1, "it is told once");
 }
 
+/// Where a caretaker has sent connections its home asks all. Another peer that only knows of an old term is none.
 #[test]
-fn a_home_is_told_of_a_higher_term_than_it_holds_its_identity_under() {
-    let mut bench = Bench::caretaker();
-    let told = |bench: &mut Bench| {
-        let last = bench.told.last().unwrap();
-        let mut named = last.identities.iter();
-        let found = named.find(|named| named.home == HOME);
-        found.map(|named| (named.term, named.held))
-    };
-    assert_eq!(told(&mut bench), Some((2, true)));
-    bench.hear(HOME, &[(HOME, 1)]);
-    bench.to(2_100);
-    assert_eq!(told(&mut bench), Some((2, false)));
-    bench.hear(HOME, &[(HOME, 3)]);
-    bench.to(2_700);
-    assert_eq!(told(&mut bench), None);
+fn a_home_asks_all_when_a_caretaker_says_that_it_has_let_go() {
+    for (last, asked) in [(None, 2), (Some(true), 1), (Some(false), 0)] {
+        let mut bench = Bench::with_own();
+        bench.hear(HOME, &[(ME, 3)]);
+        match last {
+            Some(true) => _ = bench.hear(OTHER, &[(ME, 2)]),
+            Some(false) => _ = bench.hear(OTHER, &[]),
+            None => {}
+        }
+        bench.to(200);
+        bench.questions.clear();
+        let mut report = bench.report(OTHER, &[(ME, 2)]);
+        report.identities[0].held = false;
+        bench.say(report.clone());
+        // Who is heard for the first time is asked as well.
+        assert_eq!(bench.questions.len(), asked, "{last:?}");
+        let sequence = report.sequence + 1;
+        bench.say(Report { sequence, ..report });
+        bench.to(700);
+        assert_eq!(bench.questions.len(), asked, "it is asked once");
+        assert!(bench.cluster.identities().next().unwrap().term >= 4);
+    }
+}
+
+#[test]
+fn a_home_is_told_of_a_caretaker_until_it_has_a_higher_term_than_that() {
+    // A home that was restarted, and one that has heard the claim.
+    for (home, told) in [(1, 2), (5, 5)] {
+        let mut bench = Bench::caretaker();
+        let last = |bench: &mut Bench| {
+            let last = bench.told.last().unwrap();
+            let mut named = last.identities.iter();
+            let found = named.find(|named| named.home == HOME);
+            found.map(|named| (named.term, named.held))
+        };
+        assert_eq!(last(&mut bench), Some((2, true)));
+        bench.hear(HOME, &[(HOME, home)]);
+        bench.to(2_100);
+        assert_eq!(last(&mut bench), Some((told, false)));
+        bench.hear(HOME, &[(HOME, home)]);
+        bench.to(2_600);
+        assert_eq!(last(&mut bench), Some((told, false)));
+        bench.hear(HOME, &[(HOME, told + 1)]);
+        bench.to(3_100);
+        assert_eq!(last(&mut bench), None);
+    }
 }
 
 #[test]
