@@ -205,13 +205,7 @@ fn uploads_move_while_they_arrive() {
 #[test]
 fn a_lossy_way_loses_nothing() {
     let Some(lab) = start() else { return };
-    lab.client.shell(
-        "nft 'add table inet lossy
-              add chain inet lossy in { type filter hook input priority 0; }
-              add chain inet lossy out { type filter hook output priority 0; }
-              add rule inet lossy in numgen random mod 100 < 1 drop
-              add rule inet lossy out numgen random mod 100 < 1 drop'",
-    );
+    lose(&lab);
     let url = url(&lab, "/3/1000000");
     let sums = sums(
         &lab,
@@ -590,8 +584,19 @@ fn sums(lab: &Lab, times: u32, command: &str) -> BTreeMap<String, usize> {
     sums
 }
 
+/// From now on one packet in a hundred is lost, to the client and from it.
+pub fn lose(lab: &Lab) {
+    lab.client.shell(
+        "nft 'add table inet lossy
+              add chain inet lossy in { type filter hook input priority 0; }
+              add chain inet lossy out { type filter hook output priority 0; }
+              add rule inet lossy in numgen random mod 100 < 1 drop
+              add rule inet lossy out numgen random mod 100 < 1 drop'",
+    );
+}
+
 /// What `sha256sum` says of a large answer.
-fn reference(lab: &Lab) -> String {
+pub fn reference(lab: &Lab) -> String {
     let text = lab
         .client
         .shell(&format!("sha256sum < {}/large", lab.dir().display()));
@@ -599,7 +604,7 @@ fn reference(lab: &Lab) -> String {
 }
 
 /// Bytes that no two places of have alike.
-fn content(size: usize) -> Vec<u8> {
+pub fn content(size: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(size as u64);
     std::iter::repeat_with(|| random.u8(..))
         .take(size)
@@ -612,7 +617,7 @@ fn url(lab: &Lab, path: &str) -> String {
 }
 
 /// Bytes that a server has put on its link.
-fn sent(server: &Server) -> u64 {
+pub fn sent(server: &Server) -> u64 {
     let text = server.host.run("ip", &["-s", "-j", "link", "show", "eth0"]);
     let link: serde_json::Value = serde_json::from_str(&text).unwrap();
     link[0]["stats64"]["tx"]["bytes"].as_u64().unwrap()
@@ -625,7 +630,7 @@ fn no_damage(lab: &Lab) {
     none_counted(&lab.client, "TcpEstabResets TcpExtTCPChallengeACK");
 }
 
-fn no_wrong_checksums(lab: &Lab) {
+pub fn no_wrong_checksums(lab: &Lab) {
     let hosts = lab.servers().iter().map(|server| &server.host);
     for host in hosts.chain([&lab.client]) {
         none_counted(host, "TcpInCsumErrors IpInHdrErrors");
