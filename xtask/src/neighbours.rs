@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 /// So many servers as there are in the largest lab know each other, and some more.
 const ROOM: u32 = 16_384;
 
-/// More room until this is dropped. A network of real servers needs none: each has its own kernel.
+/// More room until this is dropped (or, after Ctrl-C, until the host is restarted). A network of real servers needs none: each has its own
+/// kernel.
 pub struct Room {
     before: Vec<(PathBuf, String)>,
 }

@@ -191,7 +191,7 @@ pub struct Cluster {
     asker: Asker,
     answerer: Answerer,
     asked_group: Timestamp,
-    /// When it last noticed that it hadn't run.
+    /// When it first ran, or last noticed that it hadn't run.
     woke: Timestamp,
     out: Outbox,
 }
@@ -249,7 +249,7 @@ impl Cluster {
             reporter: Reporter::new(options),
             membership: Membership::default(),
             asked_group: Timestamp(0),
-            woke: Timestamp(0),
+            woke: Timestamp::NEVER,
             out,
         };
         cluster.settle(now);
@@ -427,6 +427,9 @@ impl Cluster {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.notice_stall(now);
+        if self.woke == Timestamp::NEVER {
+            self.woke = now;
+        }
         let sight = sight(&self.reporter, &self.membership, true);
         if self.takeover.lacks_majority(&sight) {
             self.membership.remember_all(now);

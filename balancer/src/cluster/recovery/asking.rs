@@ -8,7 +8,9 @@ use super::super::{
     Destination, Event, MAX_IDENTITIES, Message, Options, Outbox, Refused, ServerId, Status,
     Timestamp,
 };
-use super::{FlowsPart, FlowsQuery, GRACE, LISTENING, MAX_FLOWS, PATIENCE, RETRY, WINDOW};
+use super::{
+    FlowsPart, FlowsQuery, GRACE, LISTENING, MAX_FLOWS, PATIENCE, RETRY, RETRY_MAX, WINDOW,
+};
 
 /// The identities whose flows this server looks for, and whom it has asked.
 #[derive(Debug)]
@@ -43,7 +45,8 @@ struct Session {
 impl Session {
     /// When it is asked again. One that has many to answer is asked ever less often.
     fn again(&self) -> Timestamp {
-        self.asked + RETRY.max(self.asked.since(self.told) / 2)
+        let silent = self.asked.since(self.told);
+        self.asked + (silent / 2).clamp(RETRY, RETRY_MAX)
     }
 }
 

@@ -42,6 +42,9 @@ const LISTENING: Duration = Duration::from_millis(200);
 /// A query or its answer may be lost: it is asked again, at first after that time.
 const RETRY: Duration = Duration::from_millis(20);
 
+/// The longest time after which it is asked again: answers that are lost must have more chances within the grace.
+const RETRY_MAX: Duration = Duration::from_millis(100);
+
 /// Answers that come after the grace still count, but not for ever.
 const PATIENCE: Duration = Duration::from_secs(3);
 

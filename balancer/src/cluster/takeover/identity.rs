@@ -26,8 +26,10 @@ pub struct Identity {
     pub(super) probe: Probe,
     /// Probes in a row that nobody answered.
     pub(super) unanswered: u32,
-    /// Its home is to be told that this server had it until lately, or of a term above its own. It takes a higher one then.
-    pub(super) untold: bool,
+    /// Its home holds it under a lower term than was known before: it is to be told of that.
+    pub(super) behind: bool,
+    /// This server had it, and its home is to be told that it has let go.
+    pub(super) let_go: bool,
     /// Since when it is free.
     pub(super) free_since: Option<Timestamp>,
     /// When its holder was last defended against another one's claim.
@@ -96,10 +98,16 @@ impl Identity {
             kept: false,
             probe: Probe::Unknown,
             unanswered: 0,
-            untold: false,
+            behind: false,
+            let_go: false,
             free_since: None,
             defended: Timestamp(0),
         }
+    }
+
+    /// Its home holds it, and has yet to take a higher term.
+    pub(super) fn is_untold(&self) -> bool {
+        (self.behind || self.let_go) && self.is_held_by(self.home)
     }
 
     pub(super) fn is_held_by(&self, id: ServerId) -> bool {

@@ -143,18 +143,20 @@ impl Takeover {
 
     /// What this server reports to hold, and not to hold: any more, or under a term that its home doesn't know of.
     pub fn reports(&self) -> Vec<IdentityReport> {
-        let is_untold =
-            |identity: &&Identity| identity.untold && identity.is_held_by(identity.home);
-        let untold = self.iter().filter(is_untold);
         let held = self.held().map(|identity| identity.report(true));
-        let told = held.chain(untold.map(|identity| identity.report(false)));
-        told.take(MAX_IDENTITIES).collect()
+        held.chain(self.untold()).take(MAX_IDENTITIES).collect()
     }
 
     /// What it reports in its goodbye: of that the addresses that stay with its host are held.
     pub fn last_reports(&self) -> Vec<IdentityReport> {
         let last = |identity: &Identity| identity.report(identity.kept);
-        self.held().map(last).collect()
+        let held = self.held().map(last);
+        held.chain(self.untold()).take(MAX_IDENTITIES).collect()
+    }
+
+    fn untold(&self) -> impl Iterator<Item = IdentityReport> {
+        let untold = self.iter().filter(|identity| identity.is_untold());
+        untold.map(|identity| identity.report(false))
     }
 
     /// This host keeps `address` when its daemon ends.
@@ -217,11 +219,20 @@ impl Takeover {
         }
     }
 
-    /// Server `peer` can be asked from now on: it may have flows on what this one holds.
+    /// Server `peer` can be asked from now on: it may have flows on what this one holds. What that took over the peer may have had
+    /// before, and have let go of unheard.
     pub fn meet(&mut self, now: Timestamp, peer: ServerId, timing: Timing, out: &mut Outbox) {
-        let held: Vec<_> = self.held().map(|one| one.address.addr()).collect();
-        for identity in held {
-            let cause = Cause::Met(peer);
+        let me = self.me;
+        let of = |identity: &Identity| {
+            let cause = if identity.home == me {
+                Cause::Met(peer)
+            } else {
+                Cause::Elsewhere
+            };
+            (identity.address.addr(), cause)
+        };
+        let held: Vec<_> = self.held().map(of).collect();
+        for (identity, cause) in held {
             self.doubts.raise(now, identity, cause, timing, out);
         }
     }
@@ -265,8 +276,11 @@ impl Takeover {
             // Two homes: warned of by the driver. Neither gives in, and there is nothing to win.
             return;
         }
-        if is_home && claim.term != identity.term {
-            identity.untold = claim.term < identity.term;
+        if is_home {
+            identity.behind = claim.term < identity.term;
+            // Its term may have grown for another reason before it could be told.
+            let was_told = identity.is_held_by(from) && now.since(identity.since) > timing.gap();
+            identity.let_go &= !(was_told && claim.term > identity.term);
         }
         let rank = |term, id| (term, Reverse(id));
         match identity.holder {
@@ -358,7 +372,7 @@ impl Takeover {
             let cause = if claim.term > identity.term {
                 Cause::Claim(from)
             } else {
-                Cause::LetGo
+                Cause::Elsewhere
             };
             identity.term = identity.term.max(claim.term.saturating_add(1));
             reclaim(now, identity, cause, &mut self.doubts, timing, out);
@@ -603,8 +617,8 @@ fn release(
     out: &mut Outbox,
 ) {
     pass(now, identity, holder, reason, out);
-    // Nobody else can tell its home that flows were sent elsewhere until now.
-    identity.untold = true;
+    // Nobody else can tell its home that flows may have been sent elsewhere until now.
+    identity.let_go = true;
     out.forget_flows(identity.address.addr());
     out.moves.push_back(Event::Release(identity.address.addr()));
 }

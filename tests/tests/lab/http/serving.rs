@@ -122,7 +122,7 @@ fn bodies_of_all_kinds_come_through() {
     );
 }
 
-/// Clients and web servers of unequal speed: what one hasn't taken yet the other one keeps.
+/// What a client hasn't taken yet its web server keeps, and the other way round.
 #[test]
 fn bodies_are_not_kept_in_memory() {
     const MIB: u64 = 100;
