@@ -19,9 +19,8 @@ pub(super) enum Cause {
     Frame,
     /// This peer can be asked from now on.
     Met(ServerId),
-    /// A peer may have had the identity until now, and have sent flows on it to anybody. After a restart this may be so of all at once:
-    /// one question is enough.
-    Elsewhere,
+    /// This peer may have had the identity until now, and have sent flows on it to anybody.
+    Elsewhere(ServerId),
 }
 
 /// The graces of one cause take so much of [`WINDOW`] at the most.
@@ -134,7 +133,7 @@ impl Doubt {
             identity,
             of: match cause {
                 Cause::Met(peer) => Some(peer),
-                Cause::Claim(_) | Cause::Frame | Cause::Elsewhere => None,
+                Cause::Claim(_) | Cause::Frame | Cause::Elsewhere(_) => None,
             },
             got: matches!(cause, Cause::Claim(_) | Cause::Frame),
             grace,

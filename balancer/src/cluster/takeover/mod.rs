@@ -227,7 +227,7 @@ impl Takeover {
             let cause = if identity.home == me {
                 Cause::Met(peer)
             } else {
-                Cause::Elsewhere
+                Cause::Elsewhere(peer)
             };
             (identity.address.addr(), cause)
         };
@@ -372,7 +372,7 @@ impl Takeover {
             let cause = if claim.term > identity.term {
                 Cause::Claim(from)
             } else {
-                Cause::Elsewhere
+                Cause::Elsewhere(from)
             };
             identity.term = identity.term.max(claim.term.saturating_add(1));
             reclaim(now, identity, cause, &mut self.doubts, timing, out);
