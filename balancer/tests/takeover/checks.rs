@@ -1,6 +1,6 @@
 //! What must hold at every moment, whatever happens.
 
-use balancer::cluster::{Cluster, Require, ServerId, Status, Timestamp};
+use balancer::cluster::{Cluster, Require, ServerId, Timestamp};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -289,21 +289,13 @@ fn misdirected(world: &World) -> Vec<(SocketAddr, usize)> {
                 } else {
                     to.is_some_and(|(to, _)| *to == flow.owner)
                 };
-                if !right && runs(holder) && (holder == owner || hears(world, holder, owner)) {
+                if !right && runs(holder) && (holder == owner || world.connected(holder, owner)) {
                     found.push((flow.client, holder));
                 }
             }
         }
     }
     found
-}
-
-/// Whether a holder knows that there is somebody to ask. Where datagrams are lost it may take any time until it has heard what shows that.
-fn hears(world: &World, holder: usize, owner: usize) -> bool {
-    let daemon = world.hosts[holder].daemon.as_ref();
-    let peer = daemon.and_then(|cluster| cluster.peer(id_of(owner)));
-    let knows = peer.is_some_and(|peer| peer.status == Status::Online);
-    world.connected(holder, owner) && (knows || world.faults.loss_percent == 0)
 }
 
 /// What random worlds require of a takeover.

@@ -135,7 +135,7 @@ pub struct World {
     pub refused: u64,
     /// How often flows were collected for another server.
     pub collected: usize,
-    /// Grows whenever something happens to flows, to who directs them, or to who is known.
+    /// Grows whenever something happens to flows, or to who directs them.
     pub flow_changes: u64,
     /// The most datagrams that one host had to read at one time.
     pub most_waiting: usize,
@@ -537,11 +537,7 @@ impl World {
         let probe = self.now + PROBE;
         self.flow_changes += u64::from(matches!(
             event,
-            Event::Assume(_)
-                | Event::Release(_)
-                | Event::Flows(_)
-                | Event::Joined(_)
-                | Event::Changed { .. }
+            Event::Assume(_) | Event::Release(_) | Event::Flows(_)
         ));
         match *event {
             Event::Probe(id) => {
