@@ -573,7 +573,7 @@ pub fn moves(lab: &Lab) -> (u64, u64) {
 }
 
 /// What a shell command prints, run so many times in a row by the client, and how often.
-fn sums(lab: &Lab, times: u32, command: &str) -> BTreeMap<String, usize> {
+pub fn sums(lab: &Lab, times: u32, command: &str) -> BTreeMap<String, usize> {
     let text = lab.client.shell(&format!(
         "for i in $(seq {times}); do {command}; echo; done"
     ));

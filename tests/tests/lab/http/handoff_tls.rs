@@ -6,7 +6,7 @@ use std::fs;
 use balancer_tests::{BY_CONNECTIONS, Lab, Signal};
 
 use super::{certify, curl};
-use crate::handoff::{content, lose, moves, no_wrong_checksums, reference, sent};
+use crate::handoff::{content, lose, moves, no_wrong_checksums, reference, sent, sums};
 
 /// What is below `/NUMBER/` is for the server of that number. The web server behind the module names itself in each answer. A server
 /// that is late with its reports on a busy machine gets its connections all the same: else they are served where they came to.
@@ -75,16 +75,13 @@ fn a_hundred_tls_downloads_move() {
         } else {
             format!("--tls13-ciphers {suite}")
         };
-        let text = lab.client.shell(&format!(
-            "for i in $(seq 25); do curl -s --max-time 20 --http1.1 --tlsv1.3 {suite} {} {} | sha256sum; done",
+        let download = format!(
+            "curl -s --max-time 20 --http1.1 --tlsv1.3 {suite} {} {} | sha256sum",
             name(&lab).join(" "),
             url(&format!("/3/{LARGE}"))
-        ));
-        let mut sums = BTreeMap::<_, usize>::new();
-        for line in text.lines() {
-            *sums.entry(line).or_default() += 1;
-        }
-        assert_eq!(sums, BTreeMap::from([(reference.as_str(), 25)]), "{suite}");
+        );
+        let sums = sums(&lab, 25, &download);
+        assert_eq!(sums, BTreeMap::from([(reference.clone(), 25)]), "{suite}");
     }
     let bytes = (
         sent(lab.server(1)) - before.0,

@@ -190,6 +190,13 @@ impl Bench {
             .collect()
     }
 
+    /// What its last report says of the identity of `HOME`: the term, and whether it has it.
+    fn last_told(&self) -> Option<(u64, bool)> {
+        let mut named = self.told.last().unwrap().identities.iter();
+        let found = named.find(|named| named.home == HOME);
+        found.map(|named| (named.term, named.held))
+    }
+
     fn millis(&self) -> u64 {
         self.now.since(START).as_millis() as u64
     }
@@ -372,10 +379,7 @@ fn a_home_that_is_seen_before_it_is_heard_is_told_of_its_caretaker() {
     assert!(!bench.holds());
     bench.hear(HOME, &[(HOME, 5)]);
     bench.to(2_100);
-    let last = bench.told.last().unwrap();
-    let mut named = last.identities.iter();
-    let found = named.find(|named| named.home == HOME).unwrap();
-    assert_eq!((found.term, found.held), (5, false));
+    assert_eq!(bench.last_told(), Some((5, false)));
 }
 
 /// What was taken over the other one may have had before.
@@ -408,22 +412,16 @@ fn a_home_is_told_of_a_caretaker_until_it_has_a_higher_term_than_that() {
     // A home that was restarted, and one that has heard the claim.
     for (home, told) in [(1, 2), (5, 5)] {
         let mut bench = Bench::caretaker();
-        let last = |bench: &mut Bench| {
-            let last = bench.told.last().unwrap();
-            let mut named = last.identities.iter();
-            let found = named.find(|named| named.home == HOME);
-            found.map(|named| (named.term, named.held))
-        };
-        assert_eq!(last(&mut bench), Some((2, true)));
+        assert_eq!(bench.last_told(), Some((2, true)));
         bench.hear(HOME, &[(HOME, home)]);
         bench.to(2_100);
-        assert_eq!(last(&mut bench), Some((told, false)));
+        assert_eq!(bench.last_told(), Some((told, false)));
         bench.hear(HOME, &[(HOME, home)]);
         bench.to(2_600);
-        assert_eq!(last(&mut bench), Some((told, false)));
+        assert_eq!(bench.last_told(), Some((told, false)));
         bench.hear(HOME, &[(HOME, told + 1)]);
         bench.to(3_100);
-        assert_eq!(last(&mut bench), None);
+        assert_eq!(bench.last_told(), None);
     }
 }
 
