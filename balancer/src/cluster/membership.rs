@@ -176,7 +176,7 @@ impl Membership {
         timing: Timing,
         out: &mut Outbox,
     ) -> Result<(), Refused> {
-        let id = report.server;
+        let (id, boot) = (report.server, report.boot);
         let leaving = report.leaving;
         let full = self.peers.len() >= MAX_PEERS;
         let same_start = |peer: &Peer| peer.report.boot == report.boot;
@@ -184,11 +184,12 @@ impl Membership {
             && !out.questions.are_answered(now, &report.answers, timing)
         {
             // Nobody is missed who was never seen.
-            if !leaving && out.questions.challenges(now, id, report.boot, timing) {
-                out.ask(now, Destination::Unicast(from));
+            if !leaving {
+                out.challenge(now, from, id, boot, timing);
             }
             return Err(Refused::Unproven);
         }
+        out.questions.is_proven(id, boot);
         let renamed = match self.peers.entry(id) {
             Entry::Vacant(_) if full => return Err(Refused::TooManyPeers),
             Entry::Vacant(entry) => {

@@ -216,6 +216,27 @@ impl Outbox {
         self.send(to, query);
     }
 
+    /// Asks the start `boot` of server `id`, heard from the address `from`, to show that it is there.
+    fn challenge(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        id: ServerId,
+        boot: u64,
+        timing: Timing,
+    ) {
+        if self.questions.challenges(now, from, id, boot, timing) {
+            self.ask(now, Destination::Unicast(from));
+        }
+    }
+
+    /// Asks those again that haven't shown that they are there.
+    fn handle_timeout(&mut self, now: Timestamp, timing: Timing) {
+        for to in self.questions.handle_timeout(now, timing) {
+            self.ask(now, Destination::Unicast(to));
+        }
+    }
+
     /// The flows on `identity` are no affair of this server's any more.
     fn forget_flows(&mut self, identity: IpAddr) {
         self.events.retain_mut(|event| match event {
@@ -441,6 +462,7 @@ impl Cluster {
         self.asker
             .handle_timeout(now, options, &self.membership, &mut self.out);
         self.answerer.handle_timeout(now, &mut self.out);
+        self.out.handle_timeout(now, self.timing);
         self.reporter
             .handle_timeout(now, self.timing, &mut self.out);
     }
@@ -453,6 +475,7 @@ impl Cluster {
             .min(self.takeover.next_timeout())
             .min(self.asker.next_timeout())
             .min(self.answerer.next_timeout())
+            .min(self.out.questions.next_timeout(self.timing))
     }
 
     /// The next message to be sent.

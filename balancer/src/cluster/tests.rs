@@ -370,6 +370,22 @@ fn recorded_reports_make_no_peer() {
 }
 
 #[test]
+fn a_server_whose_answer_is_lost_is_asked_again() {
+    let mut cluster = server();
+    let unproven = Err(Refused::Unproven);
+    assert_eq!(overhear(&mut cluster, at(10), report(2, 1, 1)), unproven);
+    assert_eq!(destinations(&mut cluster), ["query to 10.0.0.2"]);
+    let mut sent = run(&mut cluster, at(400));
+    sent.retain(|(_, to)| to != "report to all");
+    let again = [60, 160, 360].map(|millis| (millis, "query to 10.0.0.2".to_owned()));
+    assert_eq!(sent, again);
+
+    hear(&mut cluster, at(400), report(2, 1, 2)).unwrap();
+    let sent = run(&mut cluster, at(1_000));
+    assert!(sent.iter().all(|(_, to)| to == "report to all"), "{sent:?}");
+}
+
+#[test]
 fn an_answer_that_comes_too_late_proves_nothing() {
     let mut cluster = server();
     let Message::Query { nonce } = cluster.out.questions.ask(at(0)) else {

@@ -81,9 +81,7 @@ impl Answerer {
             peer.from == from && (peer.report.boot == query.boot || peer.status != Status::Online)
         });
         let Some(peer) = known else {
-            if out.questions.challenges(now, asker, query.boot, timing) {
-                out.ask(now, Destination::Unicast(from));
-            }
+            out.challenge(now, from, asker, query.boot, timing);
             return Err(Refused::Unproven);
         };
         if !reporter.has_just_said(query.heard) {
