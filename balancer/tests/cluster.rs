@@ -246,7 +246,7 @@ fn a_goodbye_calls_nothing_free_that_stays() {
         .unwrap()
         .identities
         .iter()
-        .map(|one| one.held)
+        .map(|one| one.is_held())
         .collect();
     assert_eq!(held, [false, true]);
 }

@@ -6,6 +6,7 @@ use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::questions::Start;
 use super::{Destination, Event, Outbox, Refused, Report, ServerId, Timestamp, Timing};
 
 /// Peers known at one time.
@@ -160,6 +161,11 @@ impl Membership {
         self.peers.get(&id)
     }
 
+    /// Whether this is the newest start that is known of its server.
+    pub fn is_known_start(&self, (id, boot): Start) -> bool {
+        self.peer(id).is_some_and(|peer| peer.report.boot == boot)
+    }
+
     /// The peer with this Ethernet address: one that is there rather than one that had it once, as when a server has got a new name.
     pub fn by_mac(&self, mac: [u8; 6]) -> Option<&Peer> {
         let has = |peer: &&Peer| peer.report.links.iter().any(|link| link.mac == mac);
@@ -179,17 +185,14 @@ impl Membership {
         let (id, boot) = (report.server, report.boot);
         let leaving = report.leaving;
         let full = self.peers.len() >= MAX_PEERS;
-        let same_start = |peer: &Peer| peer.report.boot == report.boot;
-        if !self.peer(id).is_some_and(same_start)
-            && !out.questions.are_answered(now, &report.answers, timing)
-        {
+        let answered = out.questions.answered(now, &report.answers, timing);
+        if !self.is_known_start((id, boot)) && answered.is_none() {
             // Nobody is missed who was never seen.
             if !leaving {
-                out.challenge(now, from, id, boot, timing);
+                out.challenge(now, from, (id, boot), report.period(), timing);
             }
             return Err(Refused::Unproven);
         }
-        out.questions.is_proven(id, boot);
         let renamed = match self.peers.entry(id) {
             Entry::Vacant(_) if full => return Err(Refused::TooManyPeers),
             Entry::Vacant(entry) => {
@@ -207,6 +210,7 @@ impl Membership {
                 renamed
             }
         };
+        out.questions.is_shown((id, boot), answered);
         out.events.push_back(Event::PeerUpdated(id));
         self.apply(
             now,
@@ -351,7 +355,7 @@ impl Peer {
 
     /// The rhythm to judge its silence by: its own period, so many of them as `own` has it.
     pub fn timing(&self, own: Timing) -> Timing {
-        own.with_period(Duration::from_millis(self.report.period_ms.into()))
+        own.with_period(self.report.period())
     }
 
     /// Whether it is on-line, but has been silent for nearly the time-out.

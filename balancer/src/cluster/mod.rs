@@ -28,14 +28,14 @@ pub use recovery::{FlowAt, FlowReport, FlowsPart, FlowsQuery, GRACE, MAX_FLOWS};
 pub use report::{
     Guests, IdentityReport, Invalid, Link, MAX_ADDRESSES, MAX_ANSWERS, MAX_ENCODED, MAX_GUESTS,
     MAX_IDENTITIES, MAX_LINKS, MAX_NAME, MAX_NAMES, MAX_PATH, MAX_PERIOD_MS, MAX_PORTS, MAX_SERVES,
-    MAX_SERVICES, Message, PortRange, Report, ServiceReport,
+    MAX_SERVICES, Message, PortRange, Report, ServiceReport, Tenure,
 };
 pub use reporter::{OwnService, OwnState};
 pub use takeover::{Assumed, Estate, Home, Identity, Reason, Require};
 pub use time::{Timestamp, Timing};
 
 use membership::Membership;
-use questions::Questions;
+use questions::{Questions, Start};
 use recovery::{Answerer, Asker};
 use reporter::{Holdings, Reporter};
 use takeover::{Sight, Takeover};
@@ -170,7 +170,7 @@ pub enum Refused {
     #[error("replayed or overtaken report")]
     Replayed,
     /// The server isn't known, or not by this start, and hasn't answered a query of ours: this may be a repetition of what
-    /// it said long ago. It has been asked.
+    /// it said long ago. It is asked.
     #[error("report of a server that has yet to show that it is there")]
     Unproven,
     /// As many peers are known as can be.
@@ -216,24 +216,24 @@ impl Outbox {
         self.send(to, query);
     }
 
-    /// Asks the start `boot` of server `id`, heard from the address `from`, to show that it is there.
+    /// Asks `start`, which reports each `period` and was heard from the address `from`, to show that it is there.
     fn challenge(
         &mut self,
         now: Timestamp,
         from: SocketAddr,
-        id: ServerId,
-        boot: u64,
+        start: Start,
+        period: Duration,
         timing: Timing,
     ) {
-        if self.questions.challenges(now, from, id, boot, timing) {
-            self.ask(now, Destination::Unicast(from));
+        if let Some(to) = (self.questions).challenge(now, from, start, period, timing) {
+            self.ask(now, to);
         }
     }
 
     /// Asks those again that haven't shown that they are there.
     fn handle_timeout(&mut self, now: Timestamp, timing: Timing) {
         for to in self.questions.handle_timeout(now, timing) {
-            self.ask(now, Destination::Unicast(to));
+            self.ask(now, to);
         }
     }
 
@@ -351,7 +351,11 @@ impl Cluster {
         let (id, timing) = (report.server, self.timing);
         let able = self.takeover.is_able(now);
         let before = self.membership.peer(id);
-        let in_sight = before.filter(|peer| peer.status == Status::Online);
+        // A goodbye is said more than once.
+        let heard = |peer: &&Peer| {
+            peer.status == Status::Online || (peer.status == Status::Left && report.leaving)
+        };
+        let in_sight = before.filter(heard);
         let last = in_sight.map(|peer| peer.report.identities.clone());
         let known = before.is_some();
         self.membership

@@ -3,8 +3,10 @@
 //! A seal says who wrote a report, not when: whoever recorded reports can send them again, to a server that has just
 //! started and knows no better, or after the one that wrote them is gone. So each query carries a number that was never
 //! used before, and only a report that carries it too is certainly younger than the query. A server that isn't known, or
-//! that has been restarted, is believed once it has answered; after that the order of its reports is enough. Datagrams get
-//! lost, so it is asked again, ever less often, while its reports are heard.
+//! that has been restarted, is believed once it has answered; after that the order of its reports is enough.
+//!
+//! Queries and answers get lost, and who repeats a report may do so from another address. So a start that hasn't answered is
+//! asked again while its reports are heard, ever less often: a few times where it was heard first, then by a query to all.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,7 +14,16 @@ use std::{
     time::Duration,
 };
 
-use super::{MAX_PEERS, Message, ServerId, Timestamp, Timing};
+use super::{Destination, MAX_PEERS, Message, ServerId, Timestamp, Timing};
+
+/// Questions that may still be answered: what all servers that there can be are asked until the answers are too old.
+const MAX_OPEN: usize = 4 * MAX_PEERS;
+
+/// How often a start is asked where it was heard first.
+const UNICASTS: u32 = 3;
+
+/// A server, and which start of its daemon it is.
+pub(super) type Start = (ServerId, u64);
 
 /// The numbers of queries that may still be answered.
 #[derive(Debug)]
@@ -20,28 +31,41 @@ pub(super) struct Questions {
     next: u64,
     /// Oldest first.
     open: VecDeque<(u64, Timestamp)>,
-    /// Starts of servers that were asked to prove themselves.
-    challenged: BTreeMap<(ServerId, u64), Challenge>,
+    /// Starts of servers that have yet to show that they are there.
+    unproven: BTreeMap<Start, Unproven>,
+    /// When all were last asked for them.
+    asked_all: Option<Timestamp>,
 }
 
 #[derive(Debug)]
-struct Challenge {
-    /// Where its last report came from, and when.
+struct Unproven {
+    /// Where it was heard first, and when.
     from: SocketAddr,
-    heard: Timestamp,
-    asked: Timestamp,
-    /// From then until it is asked again.
-    pause: Duration,
+    since: Timestamp,
+    /// It is forgotten then, unless it is heard again.
+    until: Timestamp,
+    /// Its rhythm, which its answers go by.
+    timing: Timing,
+    asked: u32,
+    /// When it is asked again: never if the server has shown that this start is over.
+    due: Timestamp,
 }
 
-impl Challenge {
-    fn due(&self) -> Timestamp {
-        self.asked + self.pause
+impl Unproven {
+    /// Waits for the answer, which may take two gaps, and twice as long each time.
+    fn is_asked(&mut self, now: Timestamp) {
+        self.asked += 1;
+        let (gap, period) = (self.timing.gap(), self.timing.period);
+        let pause = gap.saturating_mul(2_u32.saturating_pow(self.asked));
+        self.due = now + pause.min(period.max(gap * 2));
     }
 
-    /// Whether it is asked again though no other report of it comes.
-    fn is_pursued(&self, timing: Timing) -> bool {
-        self.due() < self.heard + timing.timeout()
+    fn to(&self) -> Destination {
+        if self.asked < UNICASTS {
+            Destination::Unicast(self.from)
+        } else {
+            Destination::Group
+        }
     }
 }
 
@@ -51,7 +75,8 @@ impl Questions {
         Self {
             next: random,
             open: VecDeque::new(),
-            challenged: BTreeMap::new(),
+            unproven: BTreeMap::new(),
+            asked_all: None,
         }
     }
 
@@ -65,174 +90,267 @@ impl Questions {
     /// A new question.
     pub fn ask(&mut self, now: Timestamp) -> Message {
         let nonce = self.number();
+        if self.open.len() >= MAX_OPEN {
+            self.open.pop_front();
+        }
         self.open.push_back((nonce, now));
         Message::Query { nonce }
     }
 
-    /// Whether one of `answers` is to a question that is young enough ([`Timing::validity`]). An older answer says no more than silence.
-    pub fn are_answered(&mut self, now: Timestamp, answers: &[u64], timing: Timing) -> bool {
+    /// When the youngest question was asked that one of `answers` is to, if it is young enough ([`Timing::validity`]). An older
+    /// answer says no more than silence.
+    pub fn answered(
+        &mut self,
+        now: Timestamp,
+        answers: &[u64],
+        timing: Timing,
+    ) -> Option<Timestamp> {
         while let Some((_, asked)) = self.open.front()
             && now.since(*asked) > timing.validity()
         {
             self.open.pop_front();
         }
-        self.open.iter().any(|(nonce, _)| answers.contains(nonce))
+        let mut youngest_first = self.open.iter().rev();
+        let answered = youngest_first.find(|(nonce, _)| answers.contains(nonce));
+        answered.map(|(_, asked)| *asked)
     }
 
-    /// Whether the start `boot` of server `id`, of which a report came from the address `from`, is to be asked now to prove
-    /// itself: not again within the gap, so that nobody who repeats its reports makes this server flood others.
-    pub fn challenges(
+    /// `start`, which reports each `period`, was heard from the address `from` and has yet to show that it is there. Gives
+    /// whom to ask for it now: nobody if that was done, so that nobody who repeats its reports makes this server flood others.
+    pub fn challenge(
         &mut self,
         now: Timestamp,
         from: SocketAddr,
-        id: ServerId,
-        boot: u64,
+        start: Start,
+        period: Duration,
         timing: Timing,
-    ) -> bool {
-        let (start, gap) = ((id, boot), timing.gap());
-        let rests = |challenge: &Challenge| now.since(challenge.asked) >= gap;
-        if let Some(challenge) = self.challenged.get_mut(&start) {
-            let may = rests(challenge);
-            challenge.from = from;
-            challenge.heard = now;
-            if may {
-                challenge.asked = now;
+    ) -> Option<Destination> {
+        let its = timing.with_period(period);
+        // One report may be lost.
+        let until = now + its.period * 2;
+        if let Some(known) = self.unproven.get_mut(&start)
+            && now < known.until
+        {
+            known.until = until;
+            return None;
+        }
+        if self.unproven.len() >= MAX_PEERS {
+            self.unproven.retain(|_, known| now < known.until);
+        }
+        if self.unproven.len() >= MAX_PEERS {
+            // These are recordings. Whoever is there among the others answers as well if all are asked.
+            let may = self.may_ask_all(now, timing);
+            return may.then(|| self.ask_all(now));
+        }
+        let mut unproven = Unproven {
+            from,
+            since: now,
+            until,
+            timing: its,
+            asked: 0,
+            due: now,
+        };
+        let to = unproven.to();
+        unproven.is_asked(now);
+        self.unproven.insert(start, unproven);
+        Some(to)
+    }
+
+    /// `start` is there, and has answered what was `asked`.
+    pub fn is_shown(&mut self, start: Start, asked: Option<Timestamp>) {
+        self.unproven.remove(&start);
+        let (id, _) = start;
+        let Some(asked) = asked else { return };
+        for (_, other) in self.unproven.range_mut((id, 0)..=(id, u64::MAX)) {
+            if other.since <= asked {
+                other.due = Timestamp::NEVER;
             }
-            return may;
         }
-        if self.challenged.len() >= MAX_PEERS {
-            self.challenged.retain(|_, challenge| !rests(challenge));
-        }
-        let may = self.challenged.len() < MAX_PEERS;
-        if may {
-            let challenge = Challenge {
-                from,
-                heard: now,
-                asked: now,
-                pause: gap,
-            };
-            self.challenged.insert(start, challenge);
-        }
-        may
     }
 
-    /// The start `boot` of server `id` has shown that it is there.
-    pub fn is_proven(&mut self, id: ServerId, boot: u64) {
-        self.challenged.remove(&(id, boot));
-    }
-
-    /// Whom to ask again to prove themselves.
-    pub fn handle_timeout(&mut self, now: Timestamp, timing: Timing) -> Vec<SocketAddr> {
-        self.challenged.retain(|_, challenge| {
-            challenge.is_pursued(timing) || now.since(challenge.asked) < timing.gap()
-        });
-        let due =
-            |challenge: &&mut Challenge| challenge.is_pursued(timing) && challenge.due() <= now;
-        (self.challenged.values_mut())
-            .filter(due)
-            .map(|challenge| {
-                challenge.asked = now;
-                challenge.pause = (challenge.pause * 2).min(timing.period);
-                challenge.from
-            })
-            .collect()
+    /// Whom to ask again, for those that haven't answered.
+    pub fn handle_timeout(&mut self, now: Timestamp, timing: Timing) -> Vec<Destination> {
+        self.unproven.retain(|_, known| now < known.until);
+        let may_ask_all = self.may_ask_all(now, timing);
+        let mut asks = Vec::new();
+        let mut ask_all = false;
+        for unproven in self.unproven.values_mut() {
+            if unproven.due > now {
+                continue;
+            }
+            match unproven.to() {
+                Destination::Group if !may_ask_all => continue,
+                Destination::Group => ask_all = true,
+                to @ Destination::Unicast(_) => asks.push(to),
+            }
+            unproven.is_asked(now);
+        }
+        if ask_all {
+            asks.push(self.ask_all(now));
+        }
+        asks
     }
 
     /// When [`Self::handle_timeout`] has something to do.
     pub fn next_timeout(&self, timing: Timing) -> Timestamp {
-        (self.challenged.values())
-            .filter(|challenge| challenge.is_pursued(timing))
-            .map(Challenge::due)
+        let rested = self.rested(timing);
+        let due = |unproven: &Unproven| match unproven.to() {
+            Destination::Group => unproven.due.max(rested),
+            Destination::Unicast(_) => unproven.due,
+        };
+        (self.unproven.values())
+            .map(|unproven| (due(unproven), unproven.until))
+            .filter(|(due, until)| due < until)
+            .map(|(due, _)| due)
             .min()
             .unwrap_or(Timestamp::NEVER)
+    }
+
+    fn may_ask_all(&self, now: Timestamp, timing: Timing) -> bool {
+        now >= self.rested(timing)
+    }
+
+    /// When all may be asked again.
+    fn rested(&self, timing: Timing) -> Timestamp {
+        (self.asked_all).map_or(Timestamp(0), |asked| asked + timing.gap())
+    }
+
+    fn ask_all(&mut self, now: Timestamp) -> Destination {
+        self.asked_all = Some(now);
+        Destination::Group
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+
+    fn timing() -> Timing {
+        Timing::new(Duration::from_millis(100), 3)
+    }
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp(0) + Duration::from_millis(millis)
+    }
+
+    fn address(host: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, host], 9918))
+    }
+
+    fn name(to: Destination) -> String {
+        match to {
+            Destination::Group => "all".to_owned(),
+            Destination::Unicast(to) => to.ip().to_string(),
+        }
+    }
+
+    impl Questions {
+        /// Server `id` is heard by another start than is known of it, from `host`.
+        fn hear(&mut self, millis: u64, host: u8, id: u64, boot: u64) -> Option<String> {
+            let (start, from, period) = ((ServerId(id), boot), address(host), timing().period);
+            let to = self.challenge(at(millis), from, start, period, timing());
+            to.map(name)
+        }
+
+        /// Whom it asks until then, and when.
+        fn run(&mut self, end: u64) -> Vec<(u128, String)> {
+            let mut asked = Vec::new();
+            while self.next_timeout(timing()) <= at(end) {
+                let now = self.next_timeout(timing());
+                let to = self.handle_timeout(now, timing());
+                assert!(!to.is_empty(), "it was woken for nothing");
+                let millis = now.since(at(0)).as_millis();
+                asked.extend(to.into_iter().map(|to| (millis, name(to))));
+            }
+            asked
+        }
+    }
 
     #[test]
     fn answers_count_until_the_time_out() {
         let quick = Timing::new(Duration::from_millis(10), 3);
         assert_eq!(quick.validity(), Duration::from_millis(200));
-        let timing = Timing::new(Duration::from_millis(100), 3);
         let mut questions = Questions::new(u64::MAX);
-        let at = |millis| Timestamp(0) + Duration::from_millis(millis);
         assert_eq!(questions.ask(at(0)), Message::Query { nonce: u64::MAX });
         assert_eq!(questions.ask(at(200)), Message::Query { nonce: 0 });
-        assert!(!questions.are_answered(at(1), &[], timing));
-        assert!(!questions.are_answered(at(1), &[1, 2], timing));
-        assert!(questions.are_answered(at(300), &[1, u64::MAX], timing));
-        assert!(!questions.are_answered(at(301), &[u64::MAX], timing));
-        assert!(questions.are_answered(at(301), &[0], timing));
+        let mut answered = |millis, answers: &[u64]| {
+            let asked = questions.answered(at(millis), answers, timing());
+            asked.map(|asked| asked.since(at(0)).as_millis())
+        };
+        assert_eq!(answered(201, &[]), None);
+        assert_eq!(answered(201, &[1, 2]), None);
+        assert_eq!(answered(300, &[1, u64::MAX]), Some(0));
+        assert_eq!(answered(300, &[0, u64::MAX]), Some(200), "the youngest");
+        assert_eq!(answered(301, &[u64::MAX]), None);
+        assert_eq!(answered(301, &[0]), Some(200));
     }
 
     #[test]
-    fn challenges_have_a_gap() {
-        let timing = Timing::new(Duration::from_millis(100), 3);
+    fn questions_without_answers_take_no_room() {
         let mut questions = Questions::new(0);
-        let mut challenges = |millis, id, boot| {
-            let at = Timestamp(0) + Duration::from_millis(millis);
-            questions.challenges(at, address(1), ServerId(id), boot, timing)
-        };
-        assert!(challenges(1, 1, 7));
-        assert!(!challenges(10, 1, 7));
-        assert!(challenges(10, 1, 8));
-        assert!(challenges(10, 2, 7));
-        assert!(challenges(11, 1, 7));
-        assert!(!challenges(20, 1, 7));
-
-        // Those that were asked before make room.
-        for boot in 0..MAX_PEERS as u64 {
-            assert!(challenges(21, 3, boot));
+        for _ in 0..10 * MAX_OPEN {
+            questions.ask(at(0));
         }
-        assert!(!challenges(22, 4, 1));
-        assert!(challenges(31, 4, 1));
+        assert_eq!(questions.open.len(), MAX_OPEN);
+        let last = 10 * MAX_OPEN as u64 - 1;
+        assert!(questions.answered(at(1), &[last], timing()).is_some());
     }
 
     #[test]
     fn who_has_not_answered_is_asked_again_while_it_is_heard() {
-        let timing = Timing::new(Duration::from_millis(100), 3);
-        let at = |millis| Timestamp(0) + Duration::from_millis(millis);
         let mut questions = Questions::new(0);
-        assert_eq!(questions.next_timeout(timing), Timestamp::NEVER);
-        assert!(questions.challenges(at(0), address(1), ServerId(1), 7, timing));
-        assert!(questions.challenges(at(5), address(2), ServerId(2), 7, timing));
-        questions.is_proven(ServerId(2), 7);
+        assert_eq!(questions.next_timeout(timing()), Timestamp::NEVER);
+        assert_eq!(questions.hear(0, 2, 2, 7), Some("10.0.0.2".into()));
+        let one = (20, "10.0.0.2".to_owned());
+        assert_eq!(questions.run(50), [one], "the answer may take two gaps");
+        // Whoever repeats its reports elsewhere draws no questions to there.
+        assert_eq!(questions.hear(50, 9, 2, 7), None);
+        assert_eq!(questions.hear(199, 9, 2, 7), None);
+        let more = [(60, "10.0.0.2"), (140, "all"), (240, "all"), (340, "all")];
+        let more = more.map(|(millis, to)| (millis, to.to_owned()));
+        assert_eq!(questions.run(10_000), more);
 
-        let run = |questions: &mut Questions| {
-            let mut asked = Vec::new();
-            while questions.next_timeout(timing) != Timestamp::NEVER {
-                let now = questions.next_timeout(timing);
-                let to = questions.handle_timeout(now, timing);
-                asked.extend(
-                    to.iter()
-                        .map(|to| (now.since(at(0)).as_millis(), to.port())),
-                );
-            }
-            asked
-        };
-        let asked = [(10, 1), (30, 1), (70, 1), (150, 1), (250, 1)];
-        assert_eq!(
-            run(&mut questions),
-            asked,
-            "once each period at last, and no more after the time-out"
-        );
-
-        assert!(questions.challenges(at(400), address(3), ServerId(1), 7, timing));
-        let asked = [(500, 3), (600, 3)];
-        assert_eq!(
-            run(&mut questions),
-            asked,
-            "where its last report came from"
-        );
-        assert!(questions.handle_timeout(at(700), timing).is_empty());
-        assert!(questions.challenged.is_empty(), "it isn't heard any more");
+        assert_eq!(questions.hear(399, 9, 2, 7), Some("10.0.0.9".into()));
     }
 
-    fn address(port: u16) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, 1], port))
+    #[test]
+    fn who_has_answered_is_not_asked_again_by_any_start_before() {
+        let mut questions = Questions::new(0);
+        questions.hear(0, 2, 2, 7);
+        questions.hear(5, 2, 2, 8);
+        questions.hear(5, 3, 3, 7);
+        questions.is_shown((ServerId(2), 9), None);
+        questions.is_shown((ServerId(2), 9), Some(at(4)));
+        let asked: Vec<_> = questions.run(50).into_iter().collect();
+        let of = [(25, "10.0.0.2".to_owned()), (25, "10.0.0.3".to_owned())];
+        assert_eq!(asked, of, "the start 8 was heard later than that");
+        questions.is_shown((ServerId(2), 9), Some(at(5)));
+        questions.is_shown((ServerId(3), 7), None);
+        assert_eq!(questions.run(10_000), []);
+        assert_eq!(questions.hear(60, 2, 2, 8), None, "it is over for good");
+    }
+
+    #[test]
+    fn more_recorded_starts_than_there_are_servers_hide_nobody() {
+        let mut questions = Questions::new(0);
+        for boot in 0..MAX_PEERS as u64 {
+            assert!(questions.hear(0, 9, 2, boot).is_some());
+        }
+        questions.is_shown((ServerId(2), 1_000), Some(at(0)));
+        assert_eq!(questions.hear(1, 3, 3, 1), Some("all".into()));
+        assert_eq!(questions.hear(2, 3, 3, 1), None, "the gap");
+        assert_eq!(questions.hear(11, 3, 3, 1), Some("all".into()));
+        assert_eq!(questions.hear(200, 3, 3, 1), Some("10.0.0.3".into()));
+    }
+
+    #[test]
+    fn all_are_asked_for_many_and_not_again_within_the_gap() {
+        let mut questions = Questions::new(0);
+        for host in 0..100 {
+            questions.hear(u64::from(host) / 10, host, host.into(), 1);
+        }
+        let mut asked = questions.run(198);
+        asked.retain(|(_, to)| to == "all");
+        assert_eq!(asked, [140, 150].map(|millis| (millis, "all".to_owned())));
     }
 }

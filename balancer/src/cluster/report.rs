@@ -6,6 +6,7 @@
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use super::ServerId;
 use super::recovery::{FlowsPart, FlowsQuery};
@@ -71,7 +72,7 @@ pub struct Report {
     pub links: Vec<Link>,
     /// The services it offers.
     pub services: Vec<ServiceReport>,
-    /// The identities it holds, or, in its last report, had; and those of whose terms their homes don't know.
+    /// The identities that it holds, or, in its last report, had; and those that it let go of, or of whose terms their homes don't know.
     pub identities: Vec<IdentityReport>,
     /// It takes over identities of servers that are gone.
     pub caretaker: bool,
@@ -126,7 +127,7 @@ pub struct PortRange {
     pub last: u16,
 }
 
-/// An identity that the reporting server has, or had when it said goodbye.
+/// An identity, and what the reporting server has to do with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdentityReport {
     /// The address, with the prefix length of its network.
@@ -135,8 +136,26 @@ pub struct IdentityReport {
     pub home: ServerId,
     /// How often it has been claimed.
     pub term: u64,
-    /// The reporting server has it. `false` in its last report: it is free from now on; in others: its home is to know that it was claimed.
-    pub held: bool,
+    /// Whether the reporting server has it.
+    pub tenure: Tenure,
+}
+
+/// Whether a server has an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tenure {
+    /// It hasn't: its home has, and is to know that this server had it, or under which term it was claimed.
+    Past,
+    /// It has.
+    Held,
+    /// It had until this, its last report: the address is free.
+    Freed,
+}
+
+impl IdentityReport {
+    /// Whether the reporting server has it.
+    pub fn is_held(&self) -> bool {
+        self.tenure == Tenure::Held
+    }
 }
 
 /// Connections that are open on the reporting server, and which a draining server steered there.
@@ -223,9 +242,14 @@ impl Message {
 }
 
 impl Report {
+    /// From one of its sender's reports to the next.
+    pub fn period(&self) -> Duration {
+        Duration::from_millis(self.period_ms.into())
+    }
+
     /// The addresses of the identities that it holds.
     pub fn held(&self) -> impl Iterator<Item = IpNet> {
-        let held = self.identities.iter().filter(|identity| identity.held);
+        let held = self.identities.iter().filter(|identity| identity.is_held());
         held.map(|identity| identity.address)
     }
 
@@ -257,7 +281,7 @@ impl IdentityReport {
         )),
         home: ServerId(u64::MAX),
         term: u64::MAX,
-        held: true,
+        tenure: Tenure::Held,
     };
 }
 
@@ -365,7 +389,7 @@ mod tests {
                 address: "10.0.0.101/24".parse().unwrap(),
                 home: ServerId(0xdead_beef_0bad_cafe),
                 term: 1,
-                held: true,
+                tenure: Tenure::Held,
             }],
             caretaker: true,
             draining: false,
@@ -409,7 +433,7 @@ mod tests {
                 address: "fd00::1/64".parse().unwrap(),
                 home: ServerId(u64::MAX),
                 term: u64::MAX,
-                held: true,
+                tenure: Tenure::Held,
             };
             64
         ];
@@ -574,6 +598,10 @@ mod tests {
         }
     }
 
+    fn tenure() -> impl Strategy<Value = Tenure> {
+        prop::sample::select(vec![Tenure::Past, Tenure::Held, Tenure::Freed])
+    }
+
     prop_compose! {
         fn report()(
             (server, boot, sequence) in any::<(u64, u64, u64)>(),
@@ -581,7 +609,7 @@ mod tests {
             name in "[ -~]{1,64}",
             links in prop::collection::vec((any::<[u8; 5]>(), prop::collection::vec(net(), 0..4)), 0..=MAX_LINKS),
             services in prop::collection::vec(service(), 0..=MAX_SERVICES),
-            identities in prop::collection::vec((net(), any::<u64>(), any::<u64>(), any::<bool>()), 0..=MAX_IDENTITIES),
+            identities in prop::collection::vec((net(), any::<u64>(), any::<u64>(), tenure()), 0..=MAX_IDENTITIES),
             guests in prop::collection::vec(any::<(u64, u32)>(), 0..=MAX_GUESTS),
             draining: bool, leaving: bool, caretaker: bool,
             answers in prop::collection::vec(any::<u64>(), 0..=MAX_ANSWERS),
@@ -590,7 +618,7 @@ mod tests {
                 server: ServerId(server), boot, sequence, period_ms, name,
                 links: links.into_iter().map(|([a, b, c, d, e], addresses)| Link { mac: [2, a, b, c, d, e], addresses }).collect(),
                 services,
-                identities: identities.into_iter().map(|(address, home, term, held)| IdentityReport { address, home: ServerId(home), term, held }).collect(),
+                identities: identities.into_iter().map(|(address, home, term, tenure)| IdentityReport { address, home: ServerId(home), term, tenure }).collect(),
                 caretaker,
                 guests: guests.into_iter().map(|(of, connections)| Guests { of: ServerId(of), connections }).collect(),
                 draining, leaving, answers,

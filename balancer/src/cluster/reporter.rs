@@ -230,9 +230,11 @@ impl Reporter {
     }
 
     /// Somebody asked: answers wait a moment that differs from server to server, so that an asker isn't flooded, and
-    /// from one answer to the next a gap, so that nobody can make this server flood others.
+    /// from one answer to the next a gap, so that nobody can make this server flood others. A number is of one question only: wherever
+    /// a query is repeated from, it takes one place.
     pub fn handle_query(&mut self, now: Timestamp, from: SocketAddr, nonce: u64, timing: Timing) {
-        if self.own.is_none() || self.leaving || self.askers.contains(&(from, nonce)) {
+        let waits = self.askers.iter().any(|(_, waiting)| *waiting == nonce);
+        if self.own.is_none() || self.leaving || waits {
             return;
         }
         if self.askers.is_empty() {

@@ -279,7 +279,7 @@ fn queries_are_answered_after_a_moment_and_a_gap() {
     for nonce in [7, 7, 8] {
         ask(&mut cluster, at(100), 2, nonce);
     }
-    ask(&mut cluster, at(100), 3, 7);
+    ask(&mut cluster, at(100), 3, 9);
     let first = cluster.next_timeout();
     assert!(first >= at(100) && first < at(150), "{first:?}");
     assert_eq!(
@@ -330,6 +330,24 @@ fn answers_name_their_questions() {
 }
 
 #[test]
+fn a_query_repeated_from_many_addresses_hides_no_other() {
+    let mut cluster = server();
+    for host in 2..=255 {
+        for port in 0..4 {
+            let from = SocketAddr::from(([10, 0, 1, host], port));
+            let repeated = Message::Query { nonce: 7 };
+            cluster.handle(at(100), from, repeated).unwrap();
+        }
+    }
+    ask(&mut cluster, at(100), 3, 8);
+    cluster.handle_timeout(at(150));
+    assert_eq!(
+        destinations(&mut cluster),
+        ["report to 10.0.0.3", "report to 10.0.1.2"]
+    );
+}
+
+#[test]
 fn recorded_reports_make_no_peer() {
     let (mut cluster, id) = (server(), ServerId(2));
     let old = report(2, 1, 7);
@@ -349,6 +367,16 @@ fn recorded_reports_make_no_peer() {
     hear(&mut cluster, at(2), report(2, 9, 1)).unwrap();
     destinations(&mut cluster);
     assert_eq!(overhear(&mut cluster, at(100), old), Err(Refused::Unproven));
+    assert_eq!(
+        destinations(&mut cluster),
+        [""; 0],
+        "that start is known to be over"
+    );
+    let older = report(2, 3, 70);
+    assert_eq!(
+        overhear(&mut cluster, at(100), older),
+        Err(Refused::Unproven)
+    );
     assert_eq!(destinations(&mut cluster), ["query to 10.0.0.2"]);
     overhear(&mut cluster, at(100), report(2, 9, 2)).unwrap();
     assert_eq!(cluster.peer(id).unwrap().report.boot, 9);
@@ -375,13 +403,17 @@ fn a_server_whose_answer_is_lost_is_asked_again() {
     let unproven = Err(Refused::Unproven);
     assert_eq!(overhear(&mut cluster, at(10), report(2, 1, 1)), unproven);
     assert_eq!(destinations(&mut cluster), ["query to 10.0.0.2"]);
-    let mut sent = run(&mut cluster, at(400));
+    let mut sent = run(&mut cluster, at(800));
     sent.retain(|(_, to)| to != "report to all");
-    let again = [60, 160, 360].map(|millis| (millis, "query to 10.0.0.2".to_owned()));
-    assert_eq!(sent, again);
+    let again = [
+        (110, "query to 10.0.0.2"),
+        (310, "query to 10.0.0.2"),
+        (710, "query to all"),
+    ];
+    assert_eq!(sent, again.map(|(millis, to)| (millis, to.to_owned())));
 
-    hear(&mut cluster, at(400), report(2, 1, 2)).unwrap();
-    let sent = run(&mut cluster, at(1_000));
+    hear(&mut cluster, at(800), report(2, 1, 2)).unwrap();
+    let sent = run(&mut cluster, at(1_700));
     assert!(sent.iter().all(|(_, to)| to == "report to all"), "{sent:?}");
 }
 

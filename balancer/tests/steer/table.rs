@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use balancer::cluster::{IdentityReport, Link, PortRange, Report, ServerId, ServiceReport, Status};
+use balancer::cluster::{
+    IdentityReport, Link, PortRange, Report, ServerId, ServiceReport, Status, Tenure,
+};
 use balancer::config::{Config, Service};
 use balancer::datapath::host::Route;
 use balancer::datapath::interface::{Interface, XdpState};
@@ -205,7 +207,7 @@ fn what_is_not_believed_is_not_taken() {
         address: "10.0.0.177/24".parse().unwrap(),
         home: ONE,
         term: 9,
-        held: true,
+        tenure: Tenure::Held,
     });
     cluster.hear(&claim);
     let entered = |cluster: &mut Cluster, address: IpAddr| {
@@ -352,7 +354,7 @@ fn report(server: ServerId) -> Report {
             address: address(identity),
             home: server,
             term: 1,
-            held: true,
+            tenure: Tenure::Held,
         }],
         caretaker: false,
         draining: false,

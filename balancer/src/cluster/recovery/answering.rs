@@ -81,7 +81,10 @@ impl Answerer {
             peer.from == from && (peer.report.boot == query.boot || peer.status != Status::Online)
         });
         let Some(peer) = known else {
-            out.challenge(now, from, asker, query.boot, timing);
+            let start = (asker, query.boot);
+            if !membership.is_known_start(start) {
+                out.challenge(now, from, start, timing.period, timing);
+            }
             return Err(Refused::Unproven);
         };
         if !reporter.has_just_said(query.heard) {

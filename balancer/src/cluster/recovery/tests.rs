@@ -60,8 +60,20 @@ impl Network {
             collected: 0,
         };
         network.run(1_500);
+        while !network.all_know_all() {
+            network.run(1);
+        }
         network.heard.clear();
         network
+    }
+
+    fn all_know_all(&self) -> bool {
+        let all = self.servers.len() - 1;
+        let online = |server: &Cluster| {
+            let online = server.peers().filter(|peer| peer.status == Status::Online);
+            online.count()
+        };
+        self.servers.iter().all(|server| online(server) == all)
     }
 
     fn run(&mut self, millis: u64) {

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-use super::super::{IdentityReport, ServerId, Timestamp};
+use super::super::{IdentityReport, ServerId, Tenure, Timestamp};
 
 /// An identity of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub struct Identity {
     pub(super) unanswered: u32,
     /// Its home holds it under a lower term than was known before: it is to be told of that.
     pub(super) behind: bool,
-    /// This server had it, and its home is to be told that it has let go.
-    pub(super) let_go: bool,
+    /// This server had it and has let go. Its home, which has been heard since this time, is to be told.
+    pub(super) let_go: Option<Timestamp>,
     /// Since when it is free.
     pub(super) free_since: Option<Timestamp>,
     /// When its holder was last defended against another one's claim.
@@ -99,7 +99,7 @@ impl Identity {
             probe: Probe::Unknown,
             unanswered: 0,
             behind: false,
-            let_go: false,
+            let_go: None,
             free_since: None,
             defended: Timestamp(0),
         }
@@ -107,7 +107,7 @@ impl Identity {
 
     /// Its home holds it, and has yet to take a higher term.
     pub(super) fn is_untold(&self) -> bool {
-        (self.behind || self.let_go) && self.is_held_by(self.home)
+        (self.behind || self.let_go.is_some()) && self.is_held_by(self.home)
     }
 
     pub(super) fn is_held_by(&self, id: ServerId) -> bool {
@@ -135,12 +135,12 @@ impl Identity {
         self.unanswered = 0;
     }
 
-    pub(super) fn report(&self, held: bool) -> IdentityReport {
+    pub(super) fn report(&self, tenure: Tenure) -> IdentityReport {
         IdentityReport {
             address: self.address,
             home: self.home,
             term: self.term,
-            held,
+            tenure,
         }
     }
 }

@@ -40,8 +40,8 @@ pub use identity::{Identity, Reason};
 pub(super) use election::Sight;
 
 use super::{
-    Event, IdentityReport, MAX_IDENTITIES, Outbox, Peer, Report, ServerId, Status, Timestamp,
-    Timing,
+    Event, IdentityReport, MAX_IDENTITIES, Outbox, Peer, Report, ServerId, Status, Tenure,
+    Timestamp, Timing,
 };
 use doubts::{Cause, Doubts};
 use election::Standing;
@@ -143,20 +143,21 @@ impl Takeover {
 
     /// What this server reports to hold, and not to hold: any more, or under a term that its home doesn't know of.
     pub fn reports(&self) -> Vec<IdentityReport> {
-        let held = self.held().map(|identity| identity.report(true));
+        let held = self.held().map(|identity| identity.report(Tenure::Held));
         held.chain(self.untold()).take(MAX_IDENTITIES).collect()
     }
 
     /// What it reports in its goodbye: of that the addresses that stay with its host are held.
     pub fn last_reports(&self) -> Vec<IdentityReport> {
-        let last = |identity: &Identity| identity.report(identity.kept);
+        let tenure = |kept| if kept { Tenure::Held } else { Tenure::Freed };
+        let last = |identity: &Identity| identity.report(tenure(identity.kept));
         let held = self.held().map(last);
         held.chain(self.untold()).take(MAX_IDENTITIES).collect()
     }
 
     fn untold(&self) -> impl Iterator<Item = IdentityReport> {
         let untold = self.iter().filter(|identity| identity.is_untold());
-        untold.map(|identity| identity.report(false))
+        untold.map(|identity| identity.report(Tenure::Past))
     }
 
     /// This host keeps `address` when its daemon ends.
@@ -200,7 +201,7 @@ impl Takeover {
     ) {
         let from = report.server;
         for claim in &report.identities {
-            if claim.held {
+            if claim.is_held() {
                 self.handle_claim(now, from, claim, sight, timing, out);
             } else {
                 self.handle_disclaimer(now, report, last, claim, timing, out);
@@ -278,9 +279,13 @@ impl Takeover {
         }
         if is_home {
             identity.behind = claim.term < identity.term;
-            // Its term may have grown for another reason before it could be told.
-            let was_told = identity.is_held_by(from) && now.since(identity.since) > timing.gap();
-            identity.let_go &= !(was_told && claim.term > identity.term);
+            identity.let_go = match identity.let_go {
+                // Its term may have grown for another reason before it could be told.
+                Some(heard) if now.since(heard) > timing.gap() && claim.term > identity.term => {
+                    None
+                }
+                let_go => let_go.map(|heard| heard.min(now)),
+            };
         }
         let rank = |term, id| (term, Reverse(id));
         match identity.holder {
@@ -304,6 +309,9 @@ impl Takeover {
                     };
                     identity.term = identity.term.max(claim.term);
                     release(now, identity, Some(from), reason, out);
+                    if is_home {
+                        identity.let_go = Some(now);
+                    }
                 } else {
                     reclaim(
                         now,
@@ -351,7 +359,7 @@ impl Takeover {
     ) {
         let (me, from) = (self.me, report.server);
         let had = |last: &[IdentityReport]| {
-            let mut held = last.iter().filter(|one| one.held);
+            let mut held = last.iter().filter(|one| one.is_held());
             held.any(|one| one.address == claim.address)
         };
         let Some(identity) = self.identities.get_mut(&claim.address.addr()) else {
@@ -360,7 +368,7 @@ impl Takeover {
         if identity.is_held_by(from) {
             identity.term = identity.term.max(claim.term);
             pass(now, identity, None, Reason::HolderLeft, out);
-            if report.leaving {
+            if claim.tenure == Tenure::Freed {
                 // It says so when it has removed the address: nobody need be asked.
                 identity.answered(now, false);
             }
@@ -618,7 +626,8 @@ fn release(
 ) {
     pass(now, identity, holder, reason, out);
     // Nobody else can tell its home that flows may have been sent elsewhere until now.
-    identity.let_go = true;
+    // Its home has yet to be heard.
+    identity.let_go = Some(Timestamp::NEVER);
     out.forget_flows(identity.address.addr());
     out.moves.push_back(Event::Release(identity.address.addr()));
 }

@@ -101,9 +101,37 @@ fn what_is_given_up_in_a_goodbye_is_taken_at_once() {
     bench.hear(HOME, &[(HOME, 1)]);
     let mut goodbye = bench.report(HOME, &[(HOME, 1)]);
     goodbye.leaving = true;
-    goodbye.identities[0].held = false;
+    goodbye.identities[0].tenure = Tenure::Freed;
     assert_eq!(bench.say(goodbye), [assume(2)]);
     assert_eq!(bench.known().reason, Reason::HolderLeft);
+}
+
+/// Its home may have it by now.
+#[test]
+fn what_was_let_go_of_before_a_goodbye_is_asked_for() {
+    let mut bench = Bench::caretaker();
+    let mac = link(HOME).mac;
+    bench.cluster.handle_conflict(bench.now, identity(), mac);
+    bench.cluster.leave();
+    bench.drain();
+    let goodbye = bench.told.pop().unwrap();
+    assert!(goodbye.leaving);
+    let tenures: Vec<_> = goodbye.identities.iter().map(|one| one.tenure).collect();
+    assert_eq!(tenures, [Tenure::Freed, Tenure::Past], "its own is free");
+
+    let mut bench = Bench::with_own();
+    bench.hear(HOME, &[(HOME, 1)]);
+    let home = bench.report(HOME, &[]);
+    bench.say(Report {
+        leaving: true,
+        ..home
+    });
+    bench.hear(OTHER, &[(HOME, 2)]);
+    let mut goodbye = bench.report(OTHER, &[(HOME, 2)]);
+    goodbye.leaving = true;
+    goodbye.identities[0].tenure = Tenure::Past;
+    assert_eq!(bench.say(goodbye), [Event::ProbeIdentity(identity())]);
+    assert!(!bench.holds());
 }
 
 #[test]
@@ -144,7 +172,7 @@ fn a_claim_to_what_a_living_home_does_not_have_is_ignored() {
         address: net(77),
         home: ME,
         term: 1,
-        held: true,
+        tenure: Tenure::Held,
     };
     let report = Report {
         identities: vec![foreign],

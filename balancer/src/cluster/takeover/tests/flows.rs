@@ -33,7 +33,7 @@ fn a_home_learns_that_its_caretaker_has_come_and_gone_unheard() {
         address: net(1),
         home: ME,
         term: 7,
-        held: false,
+        tenure: Tenure::Past,
     };
     let report = Report {
         identities: vec![disclaimer],
@@ -61,7 +61,7 @@ fn a_home_asks_all_when_a_caretaker_says_that_it_has_let_go() {
         bench.to(200);
         bench.questions.clear();
         let mut report = bench.report(OTHER, &[(ME, 2)]);
-        report.identities[0].held = false;
+        report.identities[0].tenure = Tenure::Past;
         bench.say(report.clone());
         // Who is heard for the first time is asked as well.
         assert_eq!(bench.questions.len(), asked, "{last:?}");
@@ -80,9 +80,13 @@ fn a_home_that_is_seen_before_it_is_heard_is_told_of_its_caretaker() {
     let mac = link(HOME).mac;
     bench.cluster.handle_conflict(bench.now, identity(), mac);
     assert!(!bench.holds());
+    bench.to(1_700);
     bench.hear(HOME, &[(HOME, 5)]);
     bench.to(2_100);
     assert_eq!(bench.last_told(), Some((5, false)));
+    bench.hear(HOME, &[(HOME, 6)]);
+    bench.to(2_600);
+    assert_eq!(bench.last_told(), None);
 }
 
 /// What was taken over the other one may have had before.

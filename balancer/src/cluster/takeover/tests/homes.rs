@@ -8,7 +8,7 @@ fn an_address_moves_before_anything_else_is_told_and_that_once() {
     bench.hear(HOME, &[(HOME, 1)]);
     let mut goodbye = bench.report(HOME, &[(HOME, 1)]);
     goodbye.leaving = true;
-    goodbye.identities[0].held = false;
+    goodbye.identities[0].tenure = Tenure::Freed;
     bench.send(goodbye).unwrap();
     let events: Vec<_> = std::iter::from_fn(|| bench.cluster.poll_event()).collect();
     assert_eq!(events[0], assume(2), "{events:?}");
@@ -136,7 +136,7 @@ fn two_homes_do_not_fight() {
             address: net(1),
             home: OTHER,
             term: 50,
-            held: true,
+            tenure: Tenure::Held,
         }],
         ..bench.report(OTHER, &[])
     };

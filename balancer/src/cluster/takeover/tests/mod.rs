@@ -108,7 +108,7 @@ impl Bench {
             address: net(home.0 as u8),
             home,
             term,
-            held: true,
+            tenure: Tenure::Held,
         };
         Report {
             server: from,
@@ -197,7 +197,7 @@ impl Bench {
     fn last_told(&self) -> Option<(u64, bool)> {
         let mut named = self.told.last().unwrap().identities.iter();
         let found = named.find(|named| named.home == HOME);
-        found.map(|named| (named.term, named.held))
+        found.map(|named| (named.term, named.is_held()))
     }
 
     fn millis(&self) -> u64 {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 #[derive(Clone, Debug)]
 enum Step {
     /// A server reports to have, or not to have, these servers' identities under these terms.
-    Report(u64, Vec<(u64, u64, bool)>, bool),
+    Report(u64, Vec<(u64, u64, Tenure)>, bool),
     Frame(u64, u64),
     HostProbed(u64, bool),
     Probed(u64, bool),
@@ -22,7 +22,8 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let claims = prop::collection::vec((1..5_u64, 0..9_u64, any::<bool>()), 0..4);
+    let tenure = prop::sample::select(vec![Tenure::Past, Tenure::Held, Tenure::Freed]);
+    let claims = prop::collection::vec((1..5_u64, 0..9_u64, tenure), 0..4);
     prop_oneof![
         4 => (2..5_u64, claims, any::<bool>()).prop_map(|(from, claims, goes)| Step::Report(from, claims, goes)),
         2 => (1..5_u64, 1..6_u64).prop_map(|(of, by)| Step::Frame(of, by)),
@@ -41,11 +42,11 @@ impl Bench {
         let now = self.now;
         match step {
             Step::Report(from, claims, leaving) => {
-                let named = |(of, term, held)| IdentityReport {
+                let named = |(of, term, tenure)| IdentityReport {
                     address: net(of as u8),
                     home: ServerId(of),
                     term,
-                    held,
+                    tenure,
                 };
                 let report = Report {
                     identities: claims.into_iter().map(named).collect(),

@@ -96,21 +96,21 @@ impl Bench {
     /// What it does when it hears `heard` of `address`, and who has it then.
     fn hear_of(&mut self, address: IpNet, heard: Heard) -> (Act, Holder) {
         let home = if address == net(1) { ME } else { HOME };
-        let named = |home, term, held| {
+        let named = |home, term, tenure| {
             vec![IdentityReport {
                 address,
                 home,
                 term,
-                held,
+                tenure,
             }]
         };
         let (from, identities) = match heard {
-            Heard::Home => (HOME, named(home, 1, true)),
+            Heard::Home => (HOME, named(home, 1, Tenure::Held)),
             Heard::Unnamed => (HOME, vec![]),
-            Heard::GivenUp => (HOME, named(home, 1, false)),
-            Heard::Claim(term) => (OTHER, named(home, term, true)),
-            Heard::Disclaimed => (OTHER, named(home, 9, false)),
-            Heard::OtherHome => (OTHER, named(OTHER, 5, true)),
+            Heard::GivenUp => (HOME, named(home, 1, Tenure::Freed)),
+            Heard::Claim(term) => (OTHER, named(home, term, Tenure::Held)),
+            Heard::Disclaimed => (OTHER, named(home, 9, Tenure::Past)),
+            Heard::OtherHome => (OTHER, named(OTHER, 5, Tenure::Held)),
             Heard::Frame(by) => {
                 let (now, mac) = (self.now, link(by).mac);
                 self.cluster.handle_conflict(now, address.addr(), mac);
@@ -227,7 +227,7 @@ fn what_it_takes_to_claim() {
                 "left" => bench.say(goodbye),
                 "gave up" => {
                     let mut goodbye = goodbye;
-                    goodbye.identities[0].held = false;
+                    goodbye.identities[0].tenure = Tenure::Freed;
                     bench.say(goodbye)
                 }
                 _ => vec![],
