@@ -1,8 +1,8 @@
 //! Many servers in virtual time, over a network that loses, delays, repeats and reorders.
 
 use balancer::cluster::{
-    Cluster, Destination, Estate, Event, Home, Message, Options, OwnState, ServerId, Status,
-    Timestamp,
+    Cluster, Destination, Estate, Event, Home, IdentityReport, Message, Options, OwnState,
+    ServerId, Status, Timestamp,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -246,7 +246,7 @@ fn a_goodbye_calls_nothing_free_that_stays() {
         .unwrap()
         .identities
         .iter()
-        .map(|one| one.is_held())
+        .map(IdentityReport::is_held)
         .collect();
     assert_eq!(held, [false, true]);
 }

@@ -19,11 +19,11 @@ const RATE: u32 = if cfg!(debug_assertions) {
     100_000
 };
 
-/// Seconds of it.
-const FLOOD: u32 = 4;
+/// How long they come.
+const FLOOD: Duration = Duration::from_secs(4);
 
-/// Those that are sent before the clock is looked at.
-const BATCH: u32 = RATE / 1_000;
+/// How long they come where a server is restarted meanwhile.
+const RESTART: Duration = Duration::from_secs(10);
 
 /// What a daemon may grow by, in KiB: less than a million datagrams of a byte each.
 const GROWTH: u64 = 4 << 10;
@@ -41,7 +41,7 @@ fn a_flood_of_hostile_datagrams_is_counted_and_silences_nobody() {
     thread::sleep(Duration::from_secs(1));
     let (had, before) = (server.memory("VmRSS"), counted(server));
 
-    let flood = flood(&lab, server.address(), &recorded);
+    let flood = flood(&lab, server.address(), altered(&recorded), RATE, FLOOD);
     while !flood.is_finished() {
         let status = server.status();
         for peer in status["peers"].as_array().expect("the peers") {
@@ -52,17 +52,12 @@ fn a_flood_of_hostile_datagrams_is_counted_and_silences_nobody() {
     }
     let sent = flood.join().expect("the flood");
     assert!(
-        sent >= u64::from(RATE * FLOOD) / 2,
+        sent >= u64::from(RATE) * FLOOD.as_secs() / 2,
         "a flood of {sent} only"
     );
 
     let grown = server.memory("VmRSS").saturating_sub(had);
-    let after = counted(server);
-    let more: BTreeMap<_, _> = after
-        .iter()
-        .map(|(kind, count)| (kind, count - before[kind]))
-        .filter(|(_, count)| *count > 0)
-        .collect();
+    let more = counted_since(server, &before);
     println!("of {sent} datagrams: {more:?}; {grown} KiB more");
     for kind in [
         "garbage",
@@ -72,7 +67,7 @@ fn a_flood_of_hostile_datagrams_is_counted_and_silences_nobody() {
         "replayed",
         "oversized",
     ] {
-        assert!(more.get(&kind.to_owned()) > Some(&100), "{kind}: {more:?}");
+        assert!(more.get(kind) > Some(&100), "{kind}: {more:?}");
     }
     assert!(grown < GROWTH, "it has grown by {grown} KiB");
     for server in lab.servers() {
@@ -83,6 +78,45 @@ fn a_flood_of_hostile_datagrams_is_counted_and_silences_nobody() {
         let others: Vec<_> = texts.filter(|text| !joined(text)).collect();
         assert!(others.is_empty(), "{others:?}");
     }
+}
+
+#[test]
+fn what_was_recorded_before_restarts_hides_nobody_and_is_not_answered_each_time() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    lab.start(WITHOUT_CPU, "native");
+    let tape = recorder(&lab, Duration::from_secs(4));
+    let config = lab.config(WITHOUT_CPU);
+    let restart = |lab: &mut Lab| {
+        let server = lab.server_mut(3);
+        server.end_balancer(Signal::SIGTERM);
+        server.attach(&["--config", &config]);
+        lab.wait_for_peers();
+    };
+    restart(&mut lab);
+    let recorded = tape.join().expect("what was recorded");
+    let recorded: Vec<_> = recorded.into_iter().map(|(_, datagram)| datagram).collect();
+    assert!(recorded.len() > 20, "{} datagrams", recorded.len());
+    restart(&mut lab);
+
+    let address = lab.server(1).address();
+    let (had, before) = (lab.server(1).memory("VmRSS"), counted(lab.server(1)));
+    let flood = flood(&lab, address, recorded, RATE / 5, RESTART);
+    restart(&mut lab);
+    assert!(!flood.is_finished(), "the restart was to be amid the flood");
+    let sent = flood.join().expect("the flood");
+
+    let server = lab.server(1);
+    server.wait_for_peers(2);
+    let grown = server.memory("VmRSS").saturating_sub(had);
+    let more = counted_since(server, &before);
+    println!("of {sent} datagrams: {more:?}; {grown} KiB more");
+    for kind in ["unproven", "replayed"] {
+        assert!(more.get(kind) > Some(&100), "{kind}: {more:?}");
+    }
+    // Ten reports each 500 ms at the most, to whoever asks, and what it asks itself.
+    let most = 100 * RESTART.as_secs();
+    assert!(more["sent"] < most, "it was made to send: {more:?}");
+    assert!(grown < GROWTH, "it has grown by {grown} KiB");
 }
 
 #[test]
@@ -156,27 +190,37 @@ fn a_server_of_another_version_or_key_is_named() {
 
 /// A report of each other server's, as the first one hears it.
 fn record(lab: &Lab) -> Vec<Vec<u8>> {
-    let eavesdrop = || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, EXCHANGE)).expect("a port");
-        // The client's own address says by which interface.
-        let here = lab.client.address();
-        socket.join_multicast_v4(&GROUP, &here).expect("the group");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        let mut heard: BTreeMap<SocketAddr, Vec<u8>> = BTreeMap::new();
-        while heard.len() < lab.servers().len() {
-            let mut datagram = vec![0; 9_000];
-            let (length, from) = socket.recv_from(&mut datagram).expect("a report");
-            datagram.truncate(length);
-            heard.insert(from, datagram);
-        }
-        heard.remove(&SocketAddr::from((lab.server(1).address(), EXCHANGE)));
-        heard.into_values().collect()
-    };
-    lab.client.enter(eavesdrop)
+    let recorded = recorder(lab, Duration::from_secs(2)).join();
+    let mut last: BTreeMap<_, _> = recorded.expect("what was recorded").into_iter().collect();
+    last.remove(&SocketAddr::from((lab.server(1).address(), EXCHANGE)));
+    assert_eq!(last.len(), lab.servers().len() - 1);
+    last.into_values().collect()
 }
 
-/// Sends bad datagrams of all kinds from the client. Gives how many.
-fn flood(lab: &Lab, to: Ipv4Addr, recorded: &[Vec<u8>]) -> JoinHandle<u64> {
+/// All that the group is told within `time`, and by whom.
+fn recorder(lab: &Lab, time: Duration) -> JoinHandle<Vec<(SocketAddr, Vec<u8>)>> {
+    // The client's own address says by which interface.
+    let here = lab.client.address();
+    lab.client.spawn(move || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, EXCHANGE)).expect("a port");
+        socket.join_multicast_v4(&GROUP, &here).expect("the group");
+        let patience = Some(Duration::from_millis(100));
+        socket.set_read_timeout(patience).expect("a time-out");
+        let end = Instant::now() + time;
+        let mut heard = Vec::new();
+        while Instant::now() < end {
+            let mut datagram = vec![0; 9_000];
+            if let Ok((length, from)) = socket.recv_from(&mut datagram) {
+                datagram.truncate(length);
+                heard.push((from, datagram));
+            }
+        }
+        heard
+    })
+}
+
+/// Bad datagrams of all kinds.
+fn altered(recorded: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut kinds = Vec::new();
     for report in recorded {
         let altered = |at: usize| {
@@ -194,20 +238,33 @@ fn flood(lab: &Lab, to: Ipv4Addr, recorded: &[Vec<u8>]) -> JoinHandle<u64> {
         kinds.push(report[..30].to_vec());
         kinds.push(Vec::new());
     }
+    kinds
+}
+
+/// Sends these, and oversized ones, again and again from the client, `rate` a second. Gives how many.
+fn flood(
+    lab: &Lab,
+    to: Ipv4Addr,
+    kinds: Vec<Vec<u8>>,
+    rate: u32,
+    time: Duration,
+) -> JoinHandle<u64> {
+    // Those that are sent before the clock is looked at.
+    let batch = rate as usize / 1_000;
     let oversized = vec![0; 9_000];
     lab.client.spawn(move || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
         socket.connect((to, EXCHANGE)).expect("an address");
         let begun = Instant::now();
         let mut sent: u64 = 0;
-        while begun.elapsed() < Duration::from_secs(FLOOD.into()) {
-            let due = begun.elapsed().as_micros() * u128::from(RATE) / 1_000_000;
+        while begun.elapsed() < time {
+            let due = begun.elapsed().as_micros() * u128::from(rate) / 1_000_000;
             if u128::from(sent) < due {
                 for kind in kinds
                     .iter()
                     .cycle()
                     .skip(sent as usize % kinds.len())
-                    .take(BATCH as usize)
+                    .take(batch)
                 {
                     // No room in a queue is a flood's own trouble.
                     sent += u64::from(socket.send(kind).is_ok());
@@ -230,6 +287,16 @@ pub fn counted(server: &Server) -> BTreeMap<String, u64> {
         (kind.clone(), count.as_u64().expect("a count"))
     };
     counters.iter().map(pair).collect()
+}
+
+/// By how much they have grown, those that have.
+fn counted_since(server: &Server, before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let mut more = counted(server);
+    for (kind, count) in &mut more {
+        *count -= before[kind];
+    }
+    more.retain(|_, count| *count > 0);
+    more
 }
 
 /// Begins to count the frames of ARP that the client receives, of those that nft's `expression` is true of.
