@@ -193,6 +193,9 @@ impl Membership {
             }
             return Err(Refused::Unproven);
         }
+        if let Some(asked) = answered {
+            out.questions.is_shown((id, boot), asked);
+        }
         let renamed = match self.peers.entry(id) {
             Entry::Vacant(_) if full => return Err(Refused::TooManyPeers),
             Entry::Vacant(entry) => {
@@ -210,7 +213,6 @@ impl Membership {
                 renamed
             }
         };
-        out.questions.is_shown((id, boot), answered);
         out.events.push_back(Event::PeerUpdated(id));
         self.apply(
             now,

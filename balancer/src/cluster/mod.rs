@@ -479,7 +479,7 @@ impl Cluster {
             .min(self.takeover.next_timeout())
             .min(self.asker.next_timeout())
             .min(self.answerer.next_timeout())
-            .min(self.out.questions.next_timeout(self.timing))
+            .min(self.out.questions.next_timeout())
     }
 
     /// The next message to be sent.

@@ -25,6 +25,9 @@ const UNICASTS: u32 = 3;
 /// A server, and which start of its daemon it is.
 pub(super) type Start = (ServerId, u64);
 
+/// Each time that it was asked so often, its pauses grow by a period.
+const PATIENT: u32 = 16;
+
 /// The numbers of queries that may still be answered.
 #[derive(Debug)]
 pub(super) struct Questions {
@@ -33,8 +36,8 @@ pub(super) struct Questions {
     open: VecDeque<(u64, Timestamp)>,
     /// Starts of servers that have yet to show that they are there.
     unproven: BTreeMap<Start, Unproven>,
-    /// When all were last asked for them.
-    asked_all: Option<Timestamp>,
+    /// All may be asked for them from then on.
+    rested: Timestamp,
 }
 
 #[derive(Debug)]
@@ -52,12 +55,13 @@ struct Unproven {
 }
 
 impl Unproven {
-    /// Waits for the answer, which may take two gaps, and twice as long each time.
+    /// Waits for the answer, which may take two gaps, twice as long each time up to a period. For one that never answers, as
+    /// the recording of a server that is gone, the pauses go on growing, but slowly: others lose what they hear for seconds.
     fn is_asked(&mut self, now: Timestamp) {
         self.asked += 1;
         let (gap, period) = (self.timing.gap(), self.timing.period);
         let pause = gap.saturating_mul(2_u32.saturating_pow(self.asked));
-        self.due = now + pause.min(period.max(gap * 2));
+        self.due = now + pause.min(period.max(gap * 2) * (1 + self.asked / PATIENT));
     }
 
     fn to(&self) -> Destination {
@@ -76,7 +80,7 @@ impl Questions {
             next: random,
             open: VecDeque::new(),
             unproven: BTreeMap::new(),
-            asked_all: None,
+            rested: Timestamp(0),
         }
     }
 
@@ -131,7 +135,10 @@ impl Questions {
         if let Some(known) = self.unproven.get_mut(&start)
             && now < known.until
         {
-            known.until = until;
+            known.until = known.until.max(until);
+            if its.period > known.timing.period {
+                known.timing = its;
+            }
             return None;
         }
         if self.unproven.len() >= MAX_PEERS {
@@ -139,8 +146,7 @@ impl Questions {
         }
         if self.unproven.len() >= MAX_PEERS {
             // These are recordings. Whoever is there among the others answers as well if all are asked.
-            let may = self.may_ask_all(now, timing);
-            return may.then(|| self.ask_all(now));
+            return (now >= self.rested).then(|| self.ask_all(now, timing));
         }
         let mut unproven = Unproven {
             from,
@@ -156,11 +162,10 @@ impl Questions {
         Some(to)
     }
 
-    /// `start` is there, and has answered what was `asked`.
-    pub fn is_shown(&mut self, start: Start, asked: Option<Timestamp>) {
+    /// `start` has answered what was asked at `asked`: those of its server that were heard before are over.
+    pub fn is_shown(&mut self, start: Start, asked: Timestamp) {
         self.unproven.remove(&start);
         let (id, _) = start;
-        let Some(asked) = asked else { return };
         for (_, other) in self.unproven.range_mut((id, 0)..=(id, u64::MAX)) {
             if other.since <= asked {
                 other.due = Timestamp::NEVER;
@@ -171,7 +176,7 @@ impl Questions {
     /// Whom to ask again, for those that haven't answered.
     pub fn handle_timeout(&mut self, now: Timestamp, timing: Timing) -> Vec<Destination> {
         self.unproven.retain(|_, known| now < known.until);
-        let may_ask_all = self.may_ask_all(now, timing);
+        let may_ask_all = now >= self.rested;
         let mut asks = Vec::new();
         let mut ask_all = false;
         for unproven in self.unproven.values_mut() {
@@ -186,16 +191,15 @@ impl Questions {
             unproven.is_asked(now);
         }
         if ask_all {
-            asks.push(self.ask_all(now));
+            asks.push(self.ask_all(now, timing));
         }
         asks
     }
 
     /// When [`Self::handle_timeout`] has something to do.
-    pub fn next_timeout(&self, timing: Timing) -> Timestamp {
-        let rested = self.rested(timing);
+    pub fn next_timeout(&self) -> Timestamp {
         let due = |unproven: &Unproven| match unproven.to() {
-            Destination::Group => unproven.due.max(rested),
+            Destination::Group => unproven.due.max(self.rested),
             Destination::Unicast(_) => unproven.due,
         };
         (self.unproven.values())
@@ -206,17 +210,8 @@ impl Questions {
             .unwrap_or(Timestamp::NEVER)
     }
 
-    fn may_ask_all(&self, now: Timestamp, timing: Timing) -> bool {
-        now >= self.rested(timing)
-    }
-
-    /// When all may be asked again.
-    fn rested(&self, timing: Timing) -> Timestamp {
-        (self.asked_all).map_or(Timestamp(0), |asked| asked + timing.gap())
-    }
-
-    fn ask_all(&mut self, now: Timestamp) -> Destination {
-        self.asked_all = Some(now);
+    fn ask_all(&mut self, now: Timestamp, timing: Timing) -> Destination {
+        self.rested = now + timing.gap();
         Destination::Group
     }
 }
@@ -255,8 +250,8 @@ mod tests {
         /// Whom it asks until then, and when.
         fn run(&mut self, end: u64) -> Vec<(u128, String)> {
             let mut asked = Vec::new();
-            while self.next_timeout(timing()) <= at(end) {
-                let now = self.next_timeout(timing());
+            while self.next_timeout() <= at(end) {
+                let now = self.next_timeout();
                 let to = self.handle_timeout(now, timing());
                 assert!(!to.is_empty(), "it was woken for nothing");
                 let millis = now.since(at(0)).as_millis();
@@ -299,7 +294,7 @@ mod tests {
     #[test]
     fn who_has_not_answered_is_asked_again_while_it_is_heard() {
         let mut questions = Questions::new(0);
-        assert_eq!(questions.next_timeout(timing()), Timestamp::NEVER);
+        assert_eq!(questions.next_timeout(), Timestamp::NEVER);
         assert_eq!(questions.hear(0, 2, 2, 7), Some("10.0.0.2".into()));
         let one = (20, "10.0.0.2".to_owned());
         assert_eq!(questions.run(50), [one], "the answer may take two gaps");
@@ -314,18 +309,41 @@ mod tests {
     }
 
     #[test]
+    fn who_never_answers_is_asked_ever_less_often() {
+        let mut questions = Questions::new(0);
+        let mut asked = 0;
+        for millis in (0..600_000).step_by(100) {
+            questions.hear(millis, 2, 2, 7);
+            asked += questions.run(millis + 99).len();
+        }
+        assert!((200..500).contains(&asked), "{asked} times in ten minutes");
+    }
+
+    #[test]
+    fn the_longer_of_two_periods_that_a_start_is_known_by_counts() {
+        let mut questions = Questions::new(0);
+        // By its query for flows, and by its report.
+        questions.hear(0, 2, 2, 7);
+        let (start, long) = ((ServerId(2), 7), Duration::from_secs(1));
+        let again = questions.challenge(at(1), address(2), start, long, timing());
+        assert_eq!(again, None);
+        questions.hear(2, 2, 2, 7);
+        let times: Vec<_> = questions.run(5_000).into_iter().map(|(at, _)| at).collect();
+        assert_eq!(times, [20, 220, 620, 1_420]);
+    }
+
+    #[test]
     fn who_has_answered_is_not_asked_again_by_any_start_before() {
         let mut questions = Questions::new(0);
         questions.hear(0, 2, 2, 7);
         questions.hear(5, 2, 2, 8);
         questions.hear(5, 3, 3, 7);
-        questions.is_shown((ServerId(2), 9), None);
-        questions.is_shown((ServerId(2), 9), Some(at(4)));
+        questions.is_shown((ServerId(2), 9), at(4));
         let asked: Vec<_> = questions.run(50).into_iter().collect();
         let of = [(25, "10.0.0.2".to_owned()), (25, "10.0.0.3".to_owned())];
         assert_eq!(asked, of, "the start 8 was heard later than that");
-        questions.is_shown((ServerId(2), 9), Some(at(5)));
-        questions.is_shown((ServerId(3), 7), None);
+        questions.is_shown((ServerId(2), 9), at(5));
+        questions.is_shown((ServerId(3), 7), at(4));
         assert_eq!(questions.run(10_000), []);
         assert_eq!(questions.hear(60, 2, 2, 8), None, "it is over for good");
     }
@@ -336,7 +354,7 @@ mod tests {
         for boot in 0..MAX_PEERS as u64 {
             assert!(questions.hear(0, 9, 2, boot).is_some());
         }
-        questions.is_shown((ServerId(2), 1_000), Some(at(0)));
+        questions.is_shown((ServerId(2), 1_000), at(0));
         assert_eq!(questions.hear(1, 3, 3, 1), Some("all".into()));
         assert_eq!(questions.hear(2, 3, 3, 1), None, "the gap");
         assert_eq!(questions.hear(11, 3, 3, 1), Some("all".into()));

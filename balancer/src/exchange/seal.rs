@@ -22,7 +22,7 @@ use super::key::Key;
 pub const OVERHEAD: usize = HEADER + 16;
 
 const MAGIC: [u8; 4] = *b"BLNC";
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 
 mod field {
     use super::Range;

@@ -81,10 +81,9 @@ impl Answerer {
             peer.from == from && (peer.report.boot == query.boot || peer.status != Status::Online)
         });
         let Some(peer) = known else {
-            let start = (asker, query.boot);
-            if !membership.is_known_start(start) {
-                out.challenge(now, from, start, timing.period, timing);
-            }
+            let before = membership.peer(asker);
+            let period = before.map_or(timing.period, |peer| peer.report.period());
+            out.challenge(now, from, (asker, query.boot), period, timing);
             return Err(Refused::Unproven);
         };
         if !reporter.has_just_said(query.heard) {

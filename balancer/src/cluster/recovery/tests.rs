@@ -60,9 +60,13 @@ impl Network {
             collected: 0,
         };
         network.run(1_500);
-        while !network.all_know_all() {
+        for _ in 0..10_000 {
+            if network.all_know_all() {
+                break;
+            }
             network.run(1);
         }
+        assert!(network.all_know_all());
         network.heard.clear();
         network
     }
