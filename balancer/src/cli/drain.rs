@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Send new connections to peers; open ones go on to their ends
 ///
 /// Once nothing is left, this server may be switched off. A drain outlasts the daemon, but neither `balancer detach` nor a
-/// reboot. Where no peer can take a connection, this server goes on serving them.
+/// reboot. Where no peer can take a connection, this server goes on serving them, and `--wait` waits for such a peer.
 #[derive(Args)]
 pub struct DrainCommand {
     /// Return once nothing is left: no connection open here, and none on a peer that comes by way of this server
@@ -82,9 +82,14 @@ pub fn left(drain: &Drain) -> String {
         format!("{} here", plural(drain.connections, "connection")),
         format!("{} on peers", drain.steered),
     ];
+    if !drain.stranded.is_empty() {
+        let services = drain.stranded.join(" and ");
+        parts.push(format!("new ones of {services} until a peer can take them"));
+    }
     if !drain.unheard.is_empty() {
         parts.push(format!("what {} will count", drain.unheard.join(" and ")));
-    } else if !drain.settled && drain.connections == 0 && drain.steered == 0 {
+    }
+    if parts.len() == 2 && drain.connections == 0 && drain.steered == 0 {
         parts.push("new ones came by way of this server in the last seconds".into());
     }
     parts.join(", ")
@@ -108,6 +113,7 @@ mod tests {
             connections: 1,
             steered: 2,
             unheard: vec!["web2".into(), "web3".into()],
+            stranded: Vec::new(),
             settled: false,
             ended: false,
         };
@@ -121,6 +127,11 @@ mod tests {
         assert_eq!(
             left(&drain),
             "0 connections here, 0 on peers, new ones came by way of this server in the last seconds"
+        );
+        drain.stranded = vec!["www".into(), "dns".into()];
+        assert_eq!(
+            left(&drain),
+            "0 connections here, 0 on peers, new ones of www and dns until a peer can take them"
         );
         drain.ended = true;
         assert_eq!(left(&drain), "nothing");

@@ -64,6 +64,8 @@ pub struct Drain {
     pub steered: u64,
     /// Peers that have not counted those yet.
     pub unheard: Vec<String>,
+    /// Services of which no peer can take new connections.
+    pub stranded: Vec<String>,
     /// This server has not steered a new connection for so long that the last one is in a peer's count.
     pub settled: bool,
     /// Nothing is left.

@@ -174,12 +174,15 @@ impl Running {
         }
         let quiet = now.since(active.steered.1.max(active.since));
         let settled = quiet > ON_ITS_WAY + period * 2;
+        let stranded = self.stranded()?;
+        let is_waited_for = !unheard.is_empty() || !stranded.is_empty();
         Ok(Some(status::Drain {
             for_ms: now.since(active.since).as_millis() as u64,
             connections,
             steered,
-            ended: connections == 0 && steered == 0 && unheard.is_empty() && settled,
+            ended: connections == 0 && steered == 0 && !is_waited_for && settled,
             unheard,
+            stranded,
             settled,
         }))
     }

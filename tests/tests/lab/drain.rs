@@ -142,6 +142,13 @@ fn without_a_peer_that_can_take_them_a_server_serves_on() {
     assert!(ended.error.contains(warning), "{}", ended.error);
     let url = format!("http://{}/", server.address());
     assert_eq!(lab.client.curl(&url, &[]).server, "web1");
+    until("all but that is done", PATIENCE, || {
+        let status = server.ask(&["status"]).output;
+        status.contains(
+            "left: 0 connections here, 0 on peers, new ones of www until a peer can take them",
+        )
+    });
+    assert_eq!(server.status()["drain"]["ended"], false);
 
     assert_eq!(lab.server(2).ask(&["undrain"]).code, Some(0));
     until("the warning goes", PATIENCE, || {
