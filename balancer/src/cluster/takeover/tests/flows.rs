@@ -73,6 +73,25 @@ fn a_home_asks_all_when_a_caretaker_says_that_it_has_let_go() {
     }
 }
 
+#[test]
+fn a_goodbye_that_is_said_twice_is_heard_once() {
+    let mut bench = Bench::with_own();
+    bench.hear(OTHER, &[(ME, 2)]);
+    let mut goodbye = bench.report(OTHER, &[(ME, 2)]);
+    goodbye.leaving = true;
+    goodbye.identities[0].tenure = Tenure::Freed;
+    bench.say(goodbye.clone());
+    bench.to(200);
+    let asked = bench.questions.len();
+    let sequence = goodbye.sequence + 1;
+    bench.say(Report {
+        sequence,
+        ..goodbye
+    });
+    bench.to(700);
+    assert_eq!(bench.questions.len(), asked);
+}
+
 /// Its term may have grown meanwhile, on account of others.
 #[test]
 fn a_home_that_is_seen_before_it_is_heard_is_told_of_its_caretaker() {
