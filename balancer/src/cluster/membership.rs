@@ -6,7 +6,6 @@ use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::questions::Start;
 use super::{Destination, Event, Outbox, Refused, Report, ServerId, Timestamp, Timing};
 
 /// Peers known at one time.
@@ -161,11 +160,6 @@ impl Membership {
         self.peers.get(&id)
     }
 
-    /// Whether this is the newest start that is known of its server.
-    pub fn is_known_start(&self, (id, boot): Start) -> bool {
-        self.peer(id).is_some_and(|peer| peer.report.boot == boot)
-    }
-
     /// The peer with this Ethernet address: one that is there rather than one that had it once, as when a server has got a new name.
     pub fn by_mac(&self, mac: [u8; 6]) -> Option<&Peer> {
         let has = |peer: &&Peer| peer.report.links.iter().any(|link| link.mac == mac);
@@ -182,19 +176,21 @@ impl Membership {
         timing: Timing,
         out: &mut Outbox,
     ) -> Result<(), Refused> {
-        let (id, boot) = (report.server, report.boot);
+        let id = report.server;
+        let start = (id, report.boot);
         let leaving = report.leaving;
         let full = self.peers.len() >= MAX_PEERS;
         let answered = out.questions.answered(now, &report.answers, timing);
-        if !self.is_known_start((id, boot)) && answered.is_none() {
+        let same_start = |peer: &Peer| peer.report.boot == report.boot;
+        if !self.peer(id).is_some_and(same_start) && answered.is_none() {
             // Nobody is missed who was never seen.
             if !leaving {
-                out.challenge(now, from, (id, boot), report.period(), timing);
+                out.challenge(now, from, start, report.period(), timing);
             }
             return Err(Refused::Unproven);
         }
         if let Some(asked) = answered {
-            out.questions.is_shown((id, boot), asked);
+            out.questions.is_shown(start, asked);
         }
         let renamed = match self.peers.entry(id) {
             Entry::Vacant(_) if full => return Err(Refused::TooManyPeers),

@@ -6,9 +6,7 @@ use super::*;
 fn an_address_moves_before_anything_else_is_told_and_that_once() {
     let mut bench = Bench::with_own();
     bench.hear(HOME, &[(HOME, 1)]);
-    let mut goodbye = bench.report(HOME, &[(HOME, 1)]);
-    goodbye.leaving = true;
-    goodbye.identities[0].tenure = Tenure::Freed;
+    let goodbye = bench.goodbye(HOME, 1, Tenure::Freed);
     bench.send(goodbye).unwrap();
     let events: Vec<_> = std::iter::from_fn(|| bench.cluster.poll_event()).collect();
     assert_eq!(events[0], assume(2), "{events:?}");

@@ -127,6 +127,14 @@ impl Bench {
         }
     }
 
+    /// The goodbye of `from`, which has had the identity of `HOME`.
+    fn goodbye(&mut self, from: ServerId, term: u64, tenure: Tenure) -> Report {
+        let mut goodbye = self.report(from, &[(HOME, term)]);
+        goodbye.leaving = true;
+        goodbye.identities[0].tenure = tenure;
+        goodbye
+    }
+
     fn say(&mut self, report: Report) -> Vec<Event> {
         if self.send(report.clone()).is_err() {
             // Its answers are too old by now: it was asked again.
