@@ -137,20 +137,21 @@ impl Snapshot {
     /// Reads it from a connection that is frozen but for the window that it had.
     fn of(stream: &TcpStream, window: Window) -> Result<Self, Error> {
         let state = || -> io::Result<_> {
+            let unsent = kernel::unsent(stream)?;
             let queues = Queues::of(stream)?;
             let info = kernel::TcpInfo.get(stream)?;
             let mss = kernel::TcpMaxSeg.get(stream)?;
             let clock = kernel::TcpTimestamp.get(stream)?;
-            Ok((queues, info, mss, clock))
+            Ok((unsent, queues, info, mss, clock))
         };
-        let (queues, info, mss, clock) = state().map_err(because("read the connection's state"))?;
+        let (unsent, queues, info, mss, clock) =
+            state().map_err(because("read the connection's state"))?;
         if queues.len() > MAX_QUEUED {
             return Err(Error::TooMuch(queues.len()));
         }
         let bytes = || -> io::Result<_> {
             let unread = kernel::peek(stream, kernel::RECEIVE_QUEUE, queues.unread)?;
-            let outgoing = queues.unacknowledged + queues.unsent;
-            let outgoing = kernel::peek(stream, kernel::SEND_QUEUE, outgoing)?;
+            let outgoing = kernel::peek(stream, kernel::SEND_QUEUE, queues.outgoing)?;
             Ok((unread, outgoing, Queues::of(stream)?))
         };
         let (unread, mut unacknowledged, after) =
@@ -188,7 +189,8 @@ impl Snapshot {
             received: queues.received,
             sent: queues.sent,
             unread,
-            unsent: unacknowledged.split_off(queues.unacknowledged),
+            // The kernel may take more for sent by now.
+            unsent: unacknowledged.split_off(queues.outgoing.saturating_sub(unsent)),
             unacknowledged,
         })
     }
@@ -306,9 +308,8 @@ impl Frozen {
 
     fn go_on(&self) -> io::Result<()> {
         kernel::TcpRepairWindow.set(&self.stream, &self.window)?;
-        let queues = Queues::of(&self.stream)?;
         // What the client acknowledged meanwhile was dropped: ask it.
-        let waits = queues.unacknowledged + queues.unsent > 0;
+        let waits = kernel::outgoing(&self.stream)? > 0;
         speak(&self.stream, leave(waits))
     }
 }

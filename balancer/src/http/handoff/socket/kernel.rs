@@ -120,33 +120,37 @@ pub struct Queues {
     pub sent: u32,
     /// Bytes that nobody has read.
     pub unread: usize,
-    /// Bytes that were sent, and that the client hasn't acknowledged.
-    pub unacknowledged: usize,
-    /// Bytes that were never sent.
-    pub unsent: usize,
+    /// Bytes that the client hasn't acknowledged.
+    pub outgoing: usize,
 }
 
 impl Queues {
     /// Those of a socket in repair mode.
     pub fn of(stream: &TcpStream) -> io::Result<Self> {
-        TcpRepairQueue.set(stream, &RECEIVE_QUEUE)?;
-        let received = TcpQueueSeq.get(stream)?;
-        TcpRepairQueue.set(stream, &SEND_QUEUE)?;
-        let sent = TcpQueueSeq.get(stream)?;
-        let unsent = waiting(stream, libc::SIOCOUTQNSD)?;
+        let sent = with_queue(stream, SEND_QUEUE, || TcpQueueSeq.get(stream))?;
+        let received = with_queue(stream, RECEIVE_QUEUE, || TcpQueueSeq.get(stream))?;
         Ok(Self {
             received,
             sent,
             unread: waiting(stream, libc::FIONREAD)?,
-            unacknowledged: waiting(stream, libc::TIOCOUTQ)?.saturating_sub(unsent),
-            unsent,
+            outgoing: outgoing(stream)?,
         })
     }
 
-    /// Bytes in all of them.
+    /// Bytes in both of them.
     pub fn len(&self) -> usize {
-        self.unread + self.unacknowledged + self.unsent
+        self.unread + self.outgoing
     }
+}
+
+/// How many bytes the client hasn't acknowledged.
+pub fn outgoing(stream: &TcpStream) -> io::Result<usize> {
+    waiting(stream, libc::TIOCOUTQ)
+}
+
+/// How many of the outgoing bytes were never sent. It is sure before the first look at the [`SEND_QUEUE`] only.
+pub fn unsent(stream: &TcpStream) -> io::Result<usize> {
+    waiting(stream, libc::SIOCOUTQNSD)
 }
 
 /// The bytes of a queue, which stay in it.
@@ -154,14 +158,26 @@ pub fn peek(stream: &TcpStream, queue: c_int, length: usize) -> io::Result<Vec<u
     let mut bytes = vec![0; length];
     // Nothing to read would be an error.
     if length > 0 {
-        TcpRepairQueue.set(stream, &queue)?;
-        let read = stream.peek(&mut bytes)?;
+        let read = with_queue(stream, queue, || stream.peek(&mut bytes))?;
         if read != length {
             // Urgent data is in the way.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
     Ok(bytes)
+}
+
+/// Does something with a queue. While the [`SEND_QUEUE`] is chosen, whatever has the kernel send (a timer of the pacing, say) makes all
+/// that is unsent count as sent, though nothing leaves: so it is chosen no longer than it must be.
+fn with_queue<T, E: Into<io::Error>>(
+    stream: &TcpStream,
+    queue: c_int,
+    act: impl FnOnce() -> Result<T, E>,
+) -> io::Result<T> {
+    TcpRepairQueue.set(stream, &queue)?;
+    let done = act().map_err(Into::into);
+    TcpRepairQueue.set(stream, &RECEIVE_QUEUE)?;
+    done
 }
 
 /// The headers of a connection's first packet, if it came to a listener that had it kept. The kernel lets go of it.
