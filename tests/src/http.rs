@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::Host;
+use crate::{Host, until_some};
 
 /// How long a client waits for anything. Longer than three repetitions of a lost SYN.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -33,12 +33,21 @@ struct Head {
     length: usize,
 }
 
-/// Connects the host that this thread is on to `to`, from a port that the connection before has left; 0: from any.
+/// Connects the host that this thread is on to `to`, from a port that the connection before has left; 0: from any. Waits until that one
+/// is over: a program that another test starts holds all sockets for a moment.
 ///
 /// # Errors
 ///
-/// Nobody answers, or the connection before isn't quite over ([`ErrorKind::AddrNotAvailable`]).
+/// Nobody answers.
 pub fn connect_from(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+    let what = format!("port {port} is free");
+    until_some(&what, PATIENCE, || match try_from(port, to) {
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => None,
+        tried => Some(tried),
+    })
+}
+
+fn try_from(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     let any: IpAddr = match to {

@@ -234,7 +234,7 @@ impl Server {
         process.end(signal)
     }
 
-    /// Sends the daemon a signal that doesn't end it.
+    /// Sends the daemon a signal, and does not wait.
     pub fn signal_balancer(&self, signal: Signal) {
         let process = self.balancer.as_ref().expect("balancer runs here");
         process.signal(signal);

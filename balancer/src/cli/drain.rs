@@ -64,11 +64,19 @@ pub struct Undrain {
 
 impl Undrain {
     pub fn run(&self, instance: &Instance) -> Result<()> {
+        let draining = instance.status()?.drain.is_some();
         instance.command(&Request::Drain(false))?;
         while self.wait && instance.status()?.drain.is_some() {
             thread::sleep(PAUSE);
         }
-        println!("this server takes new connections again");
+        println!(
+            "{}",
+            if draining {
+                "this server takes new connections again"
+            } else {
+                "this server was not draining"
+            }
+        );
         Ok(())
     }
 }
@@ -87,7 +95,7 @@ pub fn left(drain: &Drain) -> String {
         parts.push(format!("new ones of {services} until a peer can take them"));
     }
     if !drain.unheard.is_empty() {
-        parts.push(format!("what {} will count", drain.unheard.join(" and ")));
+        parts.push(format!("{} not counted yet", drain.unheard.join(" and ")));
     }
     if parts.len() == 2 && drain.connections == 0 && drain.steered == 0 {
         parts.push("new ones came by way of this server in the last seconds".into());
@@ -119,7 +127,7 @@ mod tests {
         };
         assert_eq!(
             left(&drain),
-            "1 connection here, 2 on peers, what web2 and web3 will count"
+            "1 connection here, 2 on peers, web2 and web3 not counted yet"
         );
         drain.unheard.clear();
         assert_eq!(left(&drain), "1 connection here, 2 on peers");

@@ -8,7 +8,7 @@ use super::prepare::Prepared;
 use super::running::Running;
 use super::takeover::held;
 use crate::cluster::Status;
-use crate::datapath::interface::LinkState;
+use crate::datapath::interface::{Interface, LinkState};
 use crate::datapath::own;
 use crate::exchange::clock;
 
@@ -50,6 +50,7 @@ impl Running {
             let text = format!("{} has the Ethernet address {octets} now", interface.name);
             self.history.add(clock::monotonic(), text);
         }
+        self.warn_of_links(prepared);
         if moved {
             let macs = prepared.interfaces.iter().map(|interface| interface.mac);
             self.settings.macs = own::macs(macs);
@@ -68,6 +69,18 @@ impl Running {
             self.find_neighbours(prepared).await?;
         }
         Ok(())
+    }
+
+    /// Warns of interfaces without a carrier, or takes that back.
+    pub(super) fn warn_of_links(&mut self, prepared: &Prepared) {
+        for Interface { name, carrier, .. } in &prepared.interfaces {
+            let warning = (!carrier).then(|| {
+                format!(
+                    "{name} has no carrier: by it this server reaches neither peers nor clients"
+                )
+            });
+            self.warnings.set(&format!("carrier of {name}"), warning);
+        }
     }
 
     /// Has the kernel find the neighbours at once that it asked for while there was no link, and the peers.

@@ -113,6 +113,7 @@ impl Running {
         // What is set for IPv6 depends on the interface's addresses.
         prepared.host.accept_steered(&names).await?;
         self.find_unusable(prepared).await?;
+        self.warn_of_links(prepared);
         self.announce_all(prepared);
         self.write_settings()
     }

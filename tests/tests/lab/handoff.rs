@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::thread;
 use std::time::Duration;
 
-use balancer_tests::{BY_CONNECTIONS, Host, Lab, Server, Signal, connect_from, until, until_some};
+use balancer_tests::{BY_CONNECTIONS, Host, Lab, Server, Signal, connect_from, until};
 use socket2::Socket;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -665,13 +665,7 @@ fn none_counted(host: &Host, counters: &str) {
 /// A connection of the client's to the first server, from a port of its own unless that is 0.
 fn connect(lab: &Lab, port: u16) -> std::net::TcpStream {
     let to = (lab.server(1).address(), 8000).into();
-    // The connection before may not be quite over.
-    let stream = until_some("a connection", Duration::from_secs(2), || {
-        match lab.client.enter(|| connect_from(port, to)) {
-            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => None,
-            stream => Some(stream.unwrap()),
-        }
-    });
+    let stream = lab.client.enter(|| connect_from(port, to)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }

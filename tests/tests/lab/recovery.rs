@@ -276,16 +276,18 @@ fn connections_survive_a_goodbye_that_their_servers_daemon_sleeps_through() {
 
         lab.server(late).signal_balancer(Signal::SIGSTOP);
         thread::sleep(Duration::from_millis(80));
-        lab.server_mut(1).end_balancer(Signal::SIGTERM);
+        lab.server(1).signal_balancer(Signal::SIGTERM);
         let asked = its.into_iter().map(|(mut connection, _)| {
             thread::spawn(move || connection.get("/").map(|answer| answer.server))
         });
         let asked: Vec<_> = asked.collect();
-        thread::sleep(Duration::from_millis(200));
+        // Longer than its time-out, and over before the grace is, though the machine be busy.
+        thread::sleep(Duration::from_millis(150));
         lab.server(late).signal_balancer(Signal::SIGCONT);
         for answer in asked {
             assert_eq!(answer.join().unwrap().expect("an answer"), name);
         }
+        lab.server_mut(1).wait_for_end();
     }
 }
 

@@ -51,6 +51,8 @@ fn a_dead_servers_address_is_answered_by_another_and_handed_back() {
         line.starts_with(&start) && line.ends_with(" 2 the holder before died")
     };
     assert!(peers.lines().any(told), "{peers}");
+    let own = lab.server(2).ask(&["status"]).output;
+    assert!(own.contains("WARNING: eth0 has no carrier"), "{own}");
     client.wait_for(&caretaker);
     exposes_services_alone(&lab, number, address);
     // A new client, which has never heard of the address.
@@ -69,6 +71,8 @@ fn a_dead_servers_address_is_answered_by_another_and_handed_back() {
     let (back, served) = client.outage();
     println!("hand-back: {back:?} without an answer; served by {served:?}");
     assert!(back <= HANDED, "{back:?}");
+    let own = lab.server(2).ask(&["status"]).output;
+    assert!(!own.contains("WARNING"), "{own}");
     client.end();
     end_all(&mut lab);
     similar(&lab.server(1).dump(), &before);

@@ -320,7 +320,8 @@ fn ten_thousand_idle_connections_are_cheap() {
             taken < MIB_MAX
         });
         eprintln!("{COUNT} connections that wait for a second request: {taken} MiB");
-        for stream in streams.iter_mut().step_by(100) {
+        // The first may have been idle for too long by now, on a busy machine.
+        for stream in streams.iter_mut().rev().step_by(50).take(50) {
             stream
                 .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
                 .unwrap();
