@@ -103,7 +103,8 @@ pub struct Snapshot {
     unsent: Vec<u8>,
 }
 
-/// A connection that acknowledges nothing and sends nothing, but for repeating what it had sent. Dropping it closes it without a word to the client.
+/// A connection that acknowledges nothing and sends nothing, but that it repeats, after 200 ms at the soonest, the first of what the client
+/// hasn't acknowledged. Dropping it closes it without a word to the client.
 #[derive(Debug)]
 pub struct Frozen {
     stream: TcpStream,
@@ -149,24 +150,28 @@ impl Snapshot {
         if queues.len() > MAX_QUEUED {
             return Err(Error::TooMuch(queues.len()));
         }
-        let bytes = || -> io::Result<_> {
-            let unread = kernel::peek(stream, kernel::RECEIVE_QUEUE, queues.unread)?;
-            let outgoing = kernel::peek(stream, kernel::SEND_QUEUE, queues.outgoing)?;
-            Ok((unread, outgoing, Queues::of(stream)?))
-        };
-        let (unread, mut unacknowledged, after) =
-            bytes().map_err(because("read the connection's queues"))?;
-        // Another processor may have had a packet past the filter before that was there.
+        let unread = kernel::peek_unread(stream, queues.unread)
+            .map_err(because("read what the client has sent"))?;
+        // Another processor may have had a packet past the filter before that was there, and reading acknowledges.
         let still_window = Window {
             snd_wnd: 0,
             ..window
         };
-        let after_window = kernel::TcpRepairWindow
-            .get(stream)
-            .map_err(because("read the connection's window"))?;
-        if after != queues || after_window != still_window {
-            return Err(Error::Restless);
-        }
+        let hold_still = || {
+            let look = || -> io::Result<_> {
+                Ok((Queues::of(stream)?, kernel::TcpRepairWindow.get(stream)?))
+            };
+            let now = look().map_err(because("look at the connection again"))?;
+            if now == (queues, still_window) {
+                Ok(())
+            } else {
+                Err(Error::Restless)
+            }
+        };
+        hold_still()?;
+        let (sent, mut unacknowledged) = kernel::peek_outgoing(stream, queues.outgoing)
+            .map_err(because("read what the client is to get"))?;
+        hold_still()?;
         let has = |option| info.tcpi_options & option != 0;
         // Two bit fields; which half is the first one's is up to the machine.
         let (low, high) = (
@@ -187,7 +192,7 @@ impl Snapshot {
             timestamp: has(HAS_TIMESTAMPS).then_some(clock),
             window,
             received: queues.received,
-            sent: queues.sent,
+            sent,
             unread,
             // The kernel may take more for sent by now.
             unsent: unacknowledged.split_off(queues.outgoing.saturating_sub(unsent)),
@@ -296,7 +301,8 @@ impl Frozen {
         Snapshot::of(&self.stream, self.window)
     }
 
-    /// The connection goes on here. What nobody had read is still in its queue.
+    /// The connection goes on here. What nobody had read is still in its queue. What it had still to send may wait as if it were lost, for
+    /// some 200 ms.
     ///
     /// # Errors
     ///

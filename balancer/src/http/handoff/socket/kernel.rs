@@ -19,6 +19,8 @@ pub const REPAIR: u32 = 1;
 pub const SILENT: u32 = u32::MAX;
 
 /// Values of [`TcpRepairQueue`], which says what [`TcpQueueSeq`], reading and writing are about.
+pub const NO_QUEUE: c_int = 0;
+/// What came in.
 pub const RECEIVE_QUEUE: c_int = 1;
 /// What is written to it in repair mode counts as sent.
 pub const SEND_QUEUE: c_int = 2;
@@ -111,27 +113,22 @@ pub struct Window {
     pub rcv_wup: u32,
 }
 
-/// What is in a connection's queues, and where that ends.
+/// How much is in a connection's queues, and where that ends which came in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Queues {
     /// The number that the next byte from the client has.
     pub received: u32,
-    /// The number that the next byte written has.
-    pub sent: u32,
     /// Bytes that nobody has read.
     pub unread: usize,
-    /// Bytes that the client hasn't acknowledged.
+    /// Bytes that were written, sent or not, and that the client hasn't acknowledged.
     pub outgoing: usize,
 }
 
 impl Queues {
     /// Those of a socket in repair mode.
     pub fn of(stream: &TcpStream) -> io::Result<Self> {
-        let sent = with_queue(stream, SEND_QUEUE, || TcpQueueSeq.get(stream))?;
-        let received = with_queue(stream, RECEIVE_QUEUE, || TcpQueueSeq.get(stream))?;
         Ok(Self {
-            received,
-            sent,
+            received: with_queue(stream, RECEIVE_QUEUE, || Ok(TcpQueueSeq.get(stream)?))?,
             unread: waiting(stream, libc::FIONREAD)?,
             outgoing: outgoing(stream)?,
         })
@@ -143,41 +140,52 @@ impl Queues {
     }
 }
 
-/// How many bytes the client hasn't acknowledged.
+/// How many bytes were written, sent or not, that the client hasn't acknowledged.
 pub fn outgoing(stream: &TcpStream) -> io::Result<usize> {
     waiting(stream, libc::TIOCOUTQ)
 }
 
-/// How many of the outgoing bytes were never sent. It is sure before the first look at the [`SEND_QUEUE`] only.
+/// How many of them were never sent. It is sure before [`peek_outgoing`] only.
 pub fn unsent(stream: &TcpStream) -> io::Result<usize> {
     waiting(stream, libc::SIOCOUTQNSD)
 }
 
-/// The bytes of a queue, which stay in it.
-pub fn peek(stream: &TcpStream, queue: c_int, length: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; length];
-    // Nothing to read would be an error.
-    if length > 0 {
-        let read = with_queue(stream, queue, || stream.peek(&mut bytes))?;
-        if read != length {
-            // Urgent data is in the way.
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    Ok(bytes)
+/// The bytes that nobody has read, which stay where they are. Reading acknowledges them.
+pub fn peek_unread(stream: &TcpStream, length: usize) -> io::Result<Vec<u8>> {
+    with_queue(stream, RECEIVE_QUEUE, || peek(stream, length))
 }
 
-/// Does something with a queue. While the [`SEND_QUEUE`] is chosen, whatever has the kernel send (a timer of the pacing, say) makes all
-/// that is unsent count as sent, though nothing leaves: so it is chosen no longer than it must be.
-fn with_queue<T, E: Into<io::Error>>(
+/// The number that the next byte written has, and the bytes that the client hasn't acknowledged, which stay where they are.
+///
+/// While their queue is chosen, whatever has the kernel send (a timer of the pacing, say) makes all that is unsent count as sent,
+/// though nothing leaves.
+pub fn peek_outgoing(stream: &TcpStream, length: usize) -> io::Result<(u32, Vec<u8>)> {
+    with_queue(stream, SEND_QUEUE, || {
+        Ok((TcpQueueSeq.get(stream)?, peek(stream, length)?))
+    })
+}
+
+/// Does something with a queue, which is chosen no longer than that.
+fn with_queue<T>(
     stream: &TcpStream,
     queue: c_int,
-    act: impl FnOnce() -> Result<T, E>,
+    act: impl FnOnce() -> io::Result<T>,
 ) -> io::Result<T> {
     TcpRepairQueue.set(stream, &queue)?;
-    let done = act().map_err(Into::into);
-    TcpRepairQueue.set(stream, &RECEIVE_QUEUE)?;
+    let done = act();
+    TcpRepairQueue.set(stream, &NO_QUEUE)?;
     done
+}
+
+/// The bytes of the queue that is chosen.
+fn peek(stream: &TcpStream, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    // Nothing to read would be an error.
+    if length > 0 && stream.peek(&mut bytes)? != length {
+        // Urgent data is in the way.
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(bytes)
 }
 
 /// The headers of a connection's first packet, if it came to a listener that had it kept. The kernel lets go of it.

@@ -81,8 +81,8 @@ impl Lab {
         Some(lab)
     }
 
-    /// From now on the client's packets take this link. Whoever gets them must have the connection by then: nothing here drops what comes
-    /// too early, as the packet program does, so that its kernel would answer with a reset.
+    /// From now on the client's packets take this link. Whoever gets them must have the connection by then: here nothing drops what comes
+    /// too early (on a real server the packet program does), so its kernel would answer with a reset.
     pub fn route(&self, link: &str) {
         self.client.shell(&format!(
             "ip route replace 10.98.0.9 dev {link} src 10.98.0.1
