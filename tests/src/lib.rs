@@ -12,6 +12,7 @@
 //!
 //! Helpers panic where something fails that a test relies on, and say what.
 
+mod busy;
 mod condition;
 mod daemon;
 mod dns;
@@ -25,6 +26,7 @@ mod process;
 mod server;
 mod web;
 
+pub use busy::Busy;
 pub use condition::{until, until_some};
 pub use daemon::Daemon;
 pub use dns::{Resolver, who_by_tcp};

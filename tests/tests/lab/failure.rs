@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use balancer_tests::{Connection, Held, Lab, Signal, WITHOUT_CPU, until, until_some};
+use balancer_tests::{Busy, Connection, Held, Lab, Signal, WITHOUT_CPU, until, until_some};
 
 use crate::host::similar;
 
@@ -136,11 +134,9 @@ fn an_upgrade_loses_no_connection() {
     let address = lab.server(1).address();
     let held = Held::open(&lab.client, address, 16, 10);
     assert!(held.served_by("web1") > 0 && held.served_by("web2") > 0);
-    let stop = Arc::new(AtomicBool::new(false));
-    let ended = Arc::clone(&stop);
-    let client = lab.client.spawn(move || {
+    let client = Busy::new(&lab.client, move |go_on| {
         let mut servers = BTreeMap::new();
-        while !ended.load(Ordering::Relaxed) {
+        while go_on() {
             let answer = Connection::from_here(address.into()).and_then(|mut new| new.get("/"));
             *servers
                 .entry(answer.expect("an answer").server)
@@ -158,8 +154,7 @@ fn an_upgrade_loses_no_connection() {
         assert_eq!(map_ids(&lab, number), pins);
         lab.wait_for_peers();
     }
-    stop.store(true, Ordering::Relaxed);
-    let servers: BTreeMap<String, u32> = client.join().expect("each new connection is answered");
+    let servers: BTreeMap<String, u32> = client.end();
     println!("new connections: {servers:?}");
     assert!(servers.len() > 1, "{servers:?}");
     held.finish();

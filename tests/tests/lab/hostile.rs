@@ -3,11 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::mpsc::{self, Sender, TryRecvError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use balancer_tests::{Lab, Server, Signal, WITHOUT_CPU, adding, until};
+use balancer_tests::{Busy, Lab, Server, Signal, WITHOUT_CPU, adding, until};
 
 /// Group and port of the exchange.
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 99, 18);
@@ -196,33 +195,11 @@ fn record(lab: &Lab) -> Vec<Vec<u8>> {
     last.into_values().collect()
 }
 
-/// What the client does until it is told to end, or until the test has failed.
-struct Busy<T> {
-    end: Sender<()>,
-    thread: JoinHandle<T>,
-}
-
-impl<T: Send + 'static> Busy<T> {
-    /// Begins. `act` is to look again and again whether it is to go on.
-    fn new(lab: &Lab, act: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static) -> Self {
-        let (end, ended) = mpsc::channel();
-        let go_on = move || ended.try_recv() == Err(TryRecvError::Empty);
-        let thread = lab.client.spawn(move || act(&go_on));
-        Self { end, thread }
-    }
-
-    /// What has come of it.
-    fn end(self) -> T {
-        drop(self.end);
-        self.thread.join().expect("what the client did")
-    }
-}
-
 /// All that the group is told, and by whom.
 fn recorder(lab: &Lab) -> Busy<Vec<(SocketAddr, Vec<u8>)>> {
     // The client's own address says by which interface.
     let here = lab.client.address();
-    Busy::new(lab, move |go_on| {
+    Busy::new(&lab.client, move |go_on| {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, EXCHANGE)).expect("a port");
         socket.join_multicast_v4(&GROUP, &here).expect("the group");
         let patience = Some(Duration::from_millis(100));
@@ -266,7 +243,7 @@ fn flood(lab: &Lab, to: Ipv4Addr, kinds: Vec<Vec<u8>>, rate: u32) -> Busy<u64> {
     // Those that are sent before the clock is looked at.
     let batch = rate as usize / 1_000;
     let oversized = vec![0; 9_000];
-    Busy::new(lab, move |go_on| {
+    Busy::new(&lab.client, move |go_on| {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
         socket.connect((to, EXCHANGE)).expect("an address");
         let begun = Instant::now();

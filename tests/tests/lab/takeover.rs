@@ -6,11 +6,10 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use balancer_tests::{Host, Lab, Process, Server, Signal, WITHOUT_CPU, adding, until};
+use balancer_tests::{Busy, Host, Lab, Process, Server, Signal, WITHOUT_CPU, adding, until};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -518,8 +517,7 @@ fn holder(server: &Server, address: IpAddr) -> String {
 /// Asks an address for a page again and again.
 struct Client {
     seen: Arc<std::sync::Mutex<Seen>>,
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+    asking: Busy<()>,
 }
 
 struct Seen {
@@ -537,17 +535,16 @@ impl Client {
             longest: Duration::ZERO,
             servers: Vec::new(),
         }));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (seen_inside, stop_inside) = (seen.clone(), stop.clone());
-        let thread = host.spawn(move || {
-            while !stop_inside.load(Ordering::Relaxed) {
+        let seen_inside = seen.clone();
+        let asking = Busy::new(host, move |go_on| {
+            while go_on() {
                 if let Some(server) = ask((address, 80).into()) {
                     seen_inside.lock().unwrap().answered(server);
                 }
                 thread::sleep(Duration::from_millis(2));
             }
         });
-        Self { seen, stop, thread }
+        Self { seen, asking }
     }
 
     /// The server that answered last.
@@ -570,9 +567,8 @@ impl Client {
     }
 
     fn end(self) -> (Duration, Vec<String>) {
-        self.stop.store(true, Ordering::Relaxed);
         let result = self.outage();
-        self.thread.join().expect("the client's thread");
+        self.asking.end();
         result
     }
 }

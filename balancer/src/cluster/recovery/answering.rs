@@ -77,11 +77,11 @@ impl Answerer {
         out: &mut Outbox,
     ) -> Result<(), Refused> {
         let asker = query.server;
-        let known = membership.peer(asker).filter(|peer| {
+        let before = membership.peer(asker);
+        let known = before.filter(|peer| {
             peer.from == from && (peer.report.boot == query.boot || peer.status != Status::Online)
         });
         let Some(peer) = known else {
-            let before = membership.peer(asker);
             let period = before.map_or(timing.period, |peer| peer.report.period());
             out.challenge(now, from, (asker, query.boot), period, timing);
             return Err(Refused::Unproven);

@@ -99,7 +99,7 @@ fn a_probe_before_a_stall_is_worth_nothing() {
 fn what_is_given_up_in_a_goodbye_is_taken_at_once() {
     let mut bench = Bench::with_own();
     bench.hear(HOME, &[(HOME, 1)]);
-    let goodbye = bench.goodbye(HOME, 1, Tenure::Freed);
+    let goodbye = bench.goodbye(HOME, (HOME, 1), Tenure::Freed);
     assert_eq!(bench.say(goodbye), [assume(2)]);
     assert_eq!(bench.known().reason, Reason::HolderLeft);
 }
@@ -125,7 +125,7 @@ fn what_was_let_go_of_before_a_goodbye_is_asked_for() {
         ..home
     });
     bench.hear(OTHER, &[(HOME, 2)]);
-    let goodbye = bench.goodbye(OTHER, 2, Tenure::Past);
+    let goodbye = bench.goodbye(OTHER, (HOME, 2), Tenure::Past);
     assert_eq!(bench.say(goodbye), [Event::ProbeIdentity(identity())]);
     assert!(!bench.holds());
 }
@@ -134,7 +134,7 @@ fn what_was_let_go_of_before_a_goodbye_is_asked_for() {
 fn what_the_host_keeps_after_a_goodbye_is_asked_for() {
     let mut bench = Bench::with_own();
     bench.hear(HOME, &[(HOME, 1)]);
-    let goodbye = bench.goodbye(HOME, 1, Tenure::Held);
+    let goodbye = bench.goodbye(HOME, (HOME, 1), Tenure::Held);
     assert_eq!(bench.say(goodbye), [Event::ProbeIdentity(identity())]);
     bench
         .cluster

@@ -77,9 +77,7 @@ fn a_home_asks_all_when_a_caretaker_says_that_it_has_let_go() {
 fn a_goodbye_that_is_said_twice_is_heard_once() {
     let mut bench = Bench::with_own();
     bench.hear(OTHER, &[(ME, 2)]);
-    let mut goodbye = bench.report(OTHER, &[(ME, 2)]);
-    goodbye.leaving = true;
-    goodbye.identities[0].tenure = Tenure::Freed;
+    let goodbye = bench.goodbye(OTHER, (ME, 2), Tenure::Freed);
     bench.say(goodbye.clone());
     bench.to(200);
     let asked = bench.questions.len();

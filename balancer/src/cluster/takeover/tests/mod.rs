@@ -127,22 +127,27 @@ impl Bench {
         }
     }
 
-    /// The goodbye of `from`, which has had the identity of `HOME`.
-    fn goodbye(&mut self, from: ServerId, term: u64, tenure: Tenure) -> Report {
-        let mut goodbye = self.report(from, &[(HOME, term)]);
+    /// The goodbye of `from`, which has had the identity of `home`, in that term.
+    fn goodbye(&mut self, from: ServerId, home: (ServerId, u64), tenure: Tenure) -> Report {
+        let mut goodbye = self.report(from, &[home]);
         goodbye.leaving = true;
         goodbye.identities[0].tenure = tenure;
         goodbye
     }
 
     fn say(&mut self, report: Report) -> Vec<Event> {
+        self.prove(report);
+        self.drain()
+    }
+
+    /// Has it heard, but looks at nothing that comes of it.
+    fn prove(&mut self, report: Report) {
         if self.send(report.clone()).is_err() {
             // Its answers are too old by now: it was asked again.
             self.drain();
             let answers = vec![self.nonce];
             self.send(Report { answers, ..report }).unwrap();
         }
-        self.drain()
     }
 
     fn send(&mut self, report: Report) -> Result<(), Refused> {
